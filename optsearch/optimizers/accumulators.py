@@ -1,0 +1,84 @@
+"""Running averages of gradients and their squares, full and factored."""
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor
+
+from optsearch.optimizers.layout import Layout
+from optsearch.trees import Tree
+
+# A learned decay is 1 - exp(10 (log(1 - decay) / 10 + offset)), so that small offsets move it on its own scale.
+DECAY_GAIN = 10.0
+FACTORED_EPS = 1e-30
+FACTOR_EPS = 1e-9
+
+
+@dataclass(frozen=True)
+class Decays:
+    """The decays of one step, each `[..., k, 1]`."""
+
+    momentum: Tensor
+    second_moment: Tensor
+    factored: Tensor
+
+
+def decay(values: tuple[float, ...], offset: Tensor | None, like: Tensor) -> Tensor:
+    """Decays `[..., k, 1]`, moved by the learned `offset` `[..., k]` where there is one."""
+    if offset is None:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+    start = torch.tensor([log(1 - value) for value in values], dtype=like.dtype, device=like.device)
+    return (1 - torch.exp(start + DECAY_GAIN * offset)).clamp(0, 1)[..., None]
+
+
+def momentum(state: Tensor, gradient: Tensor, decays: Tensor) -> Tensor:
+    """Averages `[..., k, n]` of `gradient` `[..., n]`."""
+    return torch.lerp(gradient[..., None, :], state, decays)
+
+
+def second_moment(state: Tensor, gradient: Tensor, decays: Tensor) -> Tensor:
+    """Averages `[..., k, n]` of the squared gradient."""
+    return torch.lerp(gradient.square()[..., None, :], state, decays)
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Adafactor's row and column averages (Shazeer and Stern 2018, arxiv.org/abs/1804.04235).
+
+    `rows` is `[..., k, num_rows]`, `columns` `[..., k, num_columns]`; a vector keeps its full averages as rows.
+    """
+
+    layout: Layout
+    rows: Tensor
+    columns: Tensor
+
+    @staticmethod
+    def averaged(layout: Layout, state: Tree, gradient: Tensor, decays: Tensor) -> "Factored":
+        rows, columns = [], []
+        squared = gradient.square() + FACTORED_EPS
+        for segment, part in zip(layout.segments, layout.per_tensor(squared), strict=True):
+            if segment.is_matrix:
+                matrix = part.unflatten(-1, segment.matrix)
+                rows.append(matrix.mean(-1))
+                columns.append(matrix.mean(-2))
+            else:
+                rows.append(part)
+                columns.append(part[..., :0])
+        return Factored(layout, torch.lerp(torch.cat(rows, -1)[..., None, :], state["rows"], decays),
+                        torch.lerp(torch.cat(columns, -1)[..., None, :], state["columns"], decays))
+
+    def precondition(self, values: Tensor) -> Tensor:
+        """`values` `[..., k or 1, n]` times the inverse root of the factored second moment."""
+        parts = []
+        for segment, part in zip(self.layout.segments, self.layout.per_tensor(values), strict=True):
+            rows = self.rows[..., segment.rows]
+            if segment.is_matrix:
+                mean = rows.mean(-1, keepdim=True) + FACTOR_EPS
+                row_factor = (rows / mean).clamp(min=FACTOR_EPS).rsqrt()
+                column_factor = self.columns[..., segment.columns].clamp(min=FACTOR_EPS).rsqrt()
+                matrix = part.unflatten(-1, segment.matrix) * row_factor[..., None] * column_factor[..., None, :]
+                parts.append(matrix.flatten(-2))
+            else:
+                parts.append(part * (rows + FACTOR_EPS).rsqrt())
+        return torch.cat(parts, -1)

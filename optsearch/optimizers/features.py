@@ -1,0 +1,252 @@
+"""What a per-parameter rule sees: groups of features and the linear map that consumes them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optsearch.optimizers import accumulators
+from optsearch.optimizers.accumulators import Factored
+from optsearch.optimizers.layout import Layout, Segment
+from optsearch.optimizers.part import require
+from optsearch.trees import Tree
+
+RSQRT_EPS = 1e-8
+CLIP = 0.1
+LOG_SCALE = 5.0
+ADAM_EPS = 1e-8
+TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
+PROGRESS_CENTRES = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+PROGRESS_GAIN = 10.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything that is known at one step. `progress` is `[..., 1]` in 0..1, `step` `[..., 1]` from 1."""
+
+    layout: Layout
+    gradient: Tensor
+    params: Tensor
+    step: Tensor
+    progress: Tensor
+
+
+@dataclass(frozen=True)
+class Averages:
+    """A moment with its running averages: what the feature functions read."""
+
+    moment: Moment
+    momentum: Tensor
+    second_moment: Tensor
+    factored: Factored
+    decays: accumulators.Decays
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.moment.gradient[..., None, :]
+
+    @property
+    def rsqrt(self) -> Tensor:
+        return (self.second_moment + RSQRT_EPS).rsqrt()
+
+    def corrected_root(self) -> Tensor:
+        """Adam's √v̂ + ε."""
+        correction = 1 - self.decays.second_moment ** self.moment.step[..., None]
+        return (self.second_moment / correction).sqrt() + ADAM_EPS
+
+
+def _log_sign(averages: Averages) -> Tensor:
+    """Magnitude and sign of the gradient apart (Andrychowicz et al. 2016, arxiv.org/abs/1606.04474)."""
+    gradient = averages.gradient
+    log = (gradient.abs() + 1e-8).log() / LOG_SCALE
+    sign = gradient * torch.e**LOG_SCALE
+    return torch.cat([log.clamp(min=-1), torch.where(log >= -1, gradient.sign(), sign.clamp(-1, 1))], dim=-2)
+
+
+def _corrected_momentum(averages: Averages) -> Tensor:
+    correction = 1 - averages.decays.momentum ** averages.moment.step[..., None]
+    return averages.momentum / correction / averages.corrected_root()
+
+
+# One value a parameter: `[..., width, n]`.
+PARAMETER_GROUPS: dict[str, Callable[[Averages], Tensor]] = {
+    "gradient": lambda averages: averages.gradient,
+    "clipped_gradient": lambda averages: averages.gradient.clamp(-CLIP, CLIP),
+    "parameter": lambda averages: averages.moment.params[..., None, :],
+    "momentum": lambda averages: averages.momentum,
+    "second_moment": lambda averages: averages.second_moment,
+    "normalised_momentum": lambda averages: averages.momentum * averages.rsqrt,
+    "normalised_gradient": lambda averages: averages.gradient * averages.rsqrt,
+    "rsqrt_second_moment": lambda averages: averages.rsqrt,
+    "factored_gradient": lambda averages: averages.factored.precondition(averages.gradient),
+    "factored_momentum": lambda averages: averages.factored.precondition(averages.momentum),
+    "log_sign": _log_sign,
+    "corrected_momentum": _corrected_momentum,
+    "corrected_gradient": lambda averages: averages.gradient / averages.corrected_root(),
+}
+# One value a row and one a column of each matrix, `[..., k, num_rows]` and `[..., k, num_columns]`.
+LINE_GROUPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rows_and_columns": lambda lines: lines,
+    "rsqrt_rows_and_columns": lambda lines: (lines + RSQRT_EPS).rsqrt(),
+}
+# The same for all parameters: `[..., width]`, never normalised.
+SHARED_GROUPS: dict[str, Callable[[Moment], Tensor]] = {
+    "time": lambda moment: torch.tanh(moment.step / moment.step.new_tensor(TIME_SCALES) - 1),
+    "progress": lambda moment: torch.tanh(
+        PROGRESS_GAIN * (moment.progress - moment.progress.new_tensor(PROGRESS_CENTRES))),
+}
+FEATURE_GROUPS = (*PARAMETER_GROUPS, *LINE_GROUPS, *SHARED_GROUPS)
+
+_SMALL_FC = ("gradient", "parameter", "momentum", "second_moment", "normalised_momentum", "rsqrt_second_moment",
+             "factored_gradient", "rows_and_columns", "rsqrt_rows_and_columns", "factored_momentum")
+GROUP_SETS: dict[str, tuple[str, ...]] = {
+    "small_fc": (*_SMALL_FC, "time"),
+    "celo2": ("clipped_gradient", "normalised_gradient", *_SMALL_FC),
+    "compact": ("gradient", "parameter", "momentum", "normalised_momentum", "normalised_gradient", "progress"),
+    "lean": ("momentum", "normalised_momentum", "normalised_gradient"),
+    "log_sign": ("log_sign",),
+    "adam": ("corrected_momentum", "corrected_gradient"),
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Groups of features over shared running averages.
+
+    `normalize` divides each feature by its root mean square over the tensor. `learn_decays` makes the decays
+    weights. `groups` are names of `FEATURE_GROUPS`, or one name of `GROUP_SETS`.
+    """
+
+    groups: tuple[str, ...] = ("small_fc",)
+    momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    second_moment_decay: float = 0.999
+    factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    normalize: bool = True
+    normalize_eps: float = 1e-5
+    learn_decays: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            require("features", name in FEATURE_GROUPS,
+                    f"there is no group `{name}`. Groups: {', '.join(sorted(FEATURE_GROUPS))}; "
+                    f"sets of groups: {', '.join(sorted(GROUP_SETS))}.")
+        require("features", any(name in PARAMETER_GROUPS for name in self.names),
+                f"at least one group must differ between parameters: one of {', '.join(sorted(PARAMETER_GROUPS))}.")
+        decays = (*self.momentum_decays, self.second_moment_decay, *self.factored_decays)
+        require("features", all(0 <= decay < 1 for decay in decays), f"decays must be in [0, 1), not {decays}.")
+        require("features", "factored_momentum" not in self.names
+                or len(self.momentum_decays) == len(self.factored_decays),
+                "`factored_momentum` needs as many momentum decays as factored decays.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups in the order in which the weights see them: per parameter, lines, shared."""
+        chosen = [name for group in self.groups for name in GROUP_SETS.get(group, (group,))]
+        known = [name for name in FEATURE_GROUPS if name in chosen]
+        return (*known, *(name for name in chosen if name not in FEATURE_GROUPS))
+
+    def width(self, name: str) -> int:
+        """The number of inputs that one group gives."""
+        num_factored = len(self.factored_decays)
+        widths = {"momentum": len(self.momentum_decays), "normalised_momentum": len(self.momentum_decays),
+                  "corrected_momentum": len(self.momentum_decays), "factored_momentum": len(self.momentum_decays),
+                  "factored_gradient": num_factored, "rows_and_columns": 2 * num_factored,
+                  "rsqrt_rows_and_columns": 2 * num_factored, "log_sign": 2,
+                  "time": len(TIME_SCALES), "progress": len(PROGRESS_CENTRES)}
+        return widths.get(name, 1)
+
+    @property
+    def num_inputs(self) -> int:
+        return sum(self.width(name) for name in self.names)
+
+    @property
+    def _is_factored(self) -> bool:
+        return any(name in LINE_GROUPS or name.startswith("factored") for name in self.names)
+
+    def init_weights(self) -> Tree:
+        if not self.learn_decays:
+            return {}
+        return {"momentum_decays": torch.zeros(len(self.momentum_decays)), "second_moment_decay": torch.zeros(1),
+                "factored_decays": torch.zeros(len(self.factored_decays))}
+
+    def init(self, layout: Layout, like: Tensor) -> Tree:
+        """Zero averages; leading dimensions as those of `like` `[*batch, n]`."""
+        batch, num_factored = like.shape[:-1], len(self.factored_decays) if self._is_factored else 0
+        return {"momentum": like.new_zeros(*batch, len(self.momentum_decays), layout.num_parameters),
+                "second_moment": like.new_zeros(*batch, 1, layout.num_parameters),
+                "rows": like.new_zeros(*batch, num_factored, layout.num_rows),
+                "columns": like.new_zeros(*batch, num_factored, layout.num_columns)}
+
+    def observe(self, weights: Tree, moment: Moment, state: Tree) -> tuple["Inputs", Tree]:
+        """The features of this step, and the averages that it leaves behind."""
+        gradient = moment.gradient
+        factored_decays = self.factored_decays if self._is_factored else ()
+        decays = accumulators.Decays(
+            accumulators.decay(self.momentum_decays, weights.get("momentum_decays"), gradient),
+            accumulators.decay((self.second_moment_decay,), weights.get("second_moment_decay"), gradient),
+            accumulators.decay(factored_decays, weights.get("factored_decays") if factored_decays else None, gradient))
+        factored = (Factored.averaged(moment.layout, state, gradient, decays.factored) if self._is_factored
+                    else Factored(moment.layout, state["rows"], state["columns"]))
+        averages = Averages(moment, accumulators.momentum(state["momentum"], gradient, decays.momentum),
+                            accumulators.second_moment(state["second_moment"], gradient, decays.second_moment),
+                            factored, decays)
+        return self._inputs(averages), {"momentum": averages.momentum, "second_moment": averages.second_moment,
+                                        "rows": factored.rows, "columns": factored.columns}
+
+    def _inputs(self, averages: Averages) -> "Inputs":
+        moment, factored = averages.moment, averages.factored
+        per_parameter = [PARAMETER_GROUPS[name](averages) for name in self.names if name in PARAMETER_GROUPS]
+        lines = [LINE_GROUPS[name] for name in self.names if name in LINE_GROUPS]
+        shared = [SHARED_GROUPS[name](moment) for name in self.names if name in SHARED_GROUPS]
+        eps = self.normalize_eps if self.normalize else None
+        return Inputs(moment.layout, eps, torch.cat(per_parameter, -2),
+                      torch.cat([line(factored.rows) for line in lines], -2) if lines else None,
+                      torch.cat([line(factored.columns) for line in lines], -2) if lines else None,
+                      torch.cat(shared, -1) if shared else None)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Features before normalisation: `[..., f, n]` a parameter, a row, a column, and `[..., f]` shared."""
+
+    layout: Layout
+    eps: float | None
+    per_parameter: Tensor
+    rows: Tensor | None
+    columns: Tensor | None
+    shared: Tensor | None
+
+    def project(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """`weight @ features + bias` for every parameter: `[..., outputs, n]`.
+
+        Normalising a feature is one number a tensor, so it scales the columns of `weight`; features of rows,
+        of columns and of the step are projected at their own size and broadcast.
+        """
+        widths = [self.per_parameter.shape[-2], *(() if self.rows is None else (self.rows.shape[-2],) * 2)]
+        widths.append(weight.shape[-1] - sum(widths))
+        blocks = weight.split(widths, dim=-1)
+        if self.shared is not None:
+            bias = bias + (blocks[-1] @ self.shared[..., None]).squeeze(-1)
+        return torch.cat([self._tensor(segment, blocks, bias) for segment in self.layout.segments], dim=-1)
+
+    def _tensor(self, segment: Segment, blocks: tuple[Tensor, ...], bias: Tensor) -> Tensor:
+        values = self.per_parameter[..., segment.parameters]
+        hidden = self._linear(blocks[0], values, bias[..., None])
+        if self.rows is None or self.columns is None:
+            return hidden
+        rows = self.rows[..., segment.rows]
+        if not segment.is_matrix:
+            # A vector's full averages stand for both its row and its column.
+            return hidden + self._linear(blocks[1], rows) + self._linear(blocks[2], rows)
+        from_rows = self._linear(blocks[1], rows)
+        from_columns = self._linear(blocks[2], self.columns[..., segment.columns])
+        return (hidden.unflatten(-1, segment.matrix)
+                .add_(from_rows[..., None]).add_(from_columns[..., None, :]).flatten(-2))
+
+    def _linear(self, weight: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.eps is not None:
+            mean_square = torch.linalg.vector_norm(values, dim=-1).square() / max(values.shape[-1], 1)
+            weight = weight * (mean_square + self.eps).rsqrt()[..., None, :]
+        product = weight @ values
+        return product if bias is None else product.add_(bias)

@@ -1,0 +1,128 @@
+"""Per-parameter rules: the small networks that turn features into a step, shared by all parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from optsearch.optimizers.features import Inputs
+from optsearch.optimizers.part import require
+from optsearch.trees import Tree
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_, "tanh": torch.tanh_, "silu": torch.nn.functional.silu}
+
+
+class Rule(Protocol):
+    """A network over features whose `num_outputs` the head and the mixing read."""
+
+    @property
+    def num_layers(self) -> int: ...
+
+    def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
+        """Random weights; the readout is named `output.weight` and `output.bias`."""
+
+    def init(self, like: Tensor) -> Tree:
+        """The rule's own state for parameters `like` `[*batch, n]`."""
+
+    def update(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
+        """Outputs `[..., num_outputs, n]` and the next state."""
+
+
+def _layer(generator: torch.Generator, name: str, fan_in: int, fan_out: int) -> Tree:
+    """Truncated normal weights of deviation 1/√fan-in, zero bias."""
+    weight = torch.nn.init.trunc_normal_(torch.empty(fan_out, fan_in), std=1 / sqrt(fan_in), a=-2 / sqrt(fan_in),
+                                         b=2 / sqrt(fan_in), generator=generator)
+    return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(fan_out)}
+
+
+def _linear(weights: Tree, name: str, values: Tensor) -> Tensor:
+    return (weights[f"{name}.weight"] @ values).add_(weights[f"{name}.bias"][..., None])
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A feed-forward network, as in small_fc (Metz et al. 2022, arxiv.org/abs/2203.11860)."""
+
+    hidden_size: int = 16
+    num_layers: int = 2
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        require("rule.mlp", self.hidden_size > 0 and self.num_layers > 0,
+                f"hidden_size and num_layers must be at least 1, not {self.hidden_size} and {self.num_layers}.")
+        require("rule.mlp", self.activation in ACTIVATIONS,
+                f"there is no activation `{self.activation}`. Activations: {', '.join(sorted(ACTIVATIONS))}.")
+
+    def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
+        weights: Tree = {}
+        for index in range(self.num_layers):
+            weights |= _layer(generator, f"hidden{index}", num_inputs if index == 0 else self.hidden_size,
+                              self.hidden_size)
+        return weights | _layer(generator, "output", self.hidden_size, num_outputs)
+
+    def init(self, like: Tensor) -> Tree:
+        return {}
+
+    def update(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
+        activation = ACTIVATIONS[self.activation]
+        hidden = activation(inputs.project(weights["hidden0.weight"], weights["hidden0.bias"]))
+        for index in range(1, self.num_layers):
+            hidden = activation(_linear(weights, f"hidden{index}", hidden))
+        return _linear(weights, "output", hidden), {}
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """A coordinate-wise LSTM (Andrychowicz et al. 2016, arxiv.org/abs/1606.04474), one bias a gate.
+
+    `input_size` above 0 puts a layer of that many units with ELU before it, as RNNProp has
+    (Lv et al. 2017, arxiv.org/abs/1703.03633).
+    """
+
+    hidden_size: int = 8
+    num_layers: int = 1
+    input_size: int = 0
+
+    def __post_init__(self) -> None:
+        require("rule.lstm", self.hidden_size > 0 and self.num_layers > 0 and self.input_size >= 0,
+                "hidden_size and num_layers must be at least 1 and input_size at least 0, not "
+                f"{self.hidden_size}, {self.num_layers} and {self.input_size}.")
+
+    def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
+        weights = _layer(generator, "input", num_inputs, self.input_size) if self.input_size else {}
+        fan_in = self.input_size or num_inputs
+        for index in range(self.num_layers):
+            weights |= _layer(generator, f"gates{index}", fan_in, 4 * self.hidden_size)
+            weights[f"recurrent{index}"] = _layer(
+                generator, "recurrent", self.hidden_size, 4 * self.hidden_size)["recurrent.weight"]
+            fan_in = self.hidden_size
+        return weights | _layer(generator, "output", self.hidden_size, num_outputs)
+
+    def init(self, like: Tensor) -> Tree:
+        shape = (*like.shape[:-1], self.num_layers, self.hidden_size, like.shape[-1])
+        return {"hidden": like.new_zeros(shape), "cell": like.new_zeros(shape)}
+
+    def update(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
+        if self.input_size:
+            values = torch.nn.functional.elu(inputs.project(weights["input.weight"], weights["input.bias"]))
+            gates = _linear(weights, "gates0", values)
+        else:
+            gates = inputs.project(weights["gates0.weight"], weights["gates0.bias"])
+        hiddens: list[Tensor] = []
+        cells: list[Tensor] = []
+        for index in range(self.num_layers):
+            if index > 0:
+                gates = _linear(weights, f"gates{index}", hiddens[-1])
+            gates = gates + weights[f"recurrent{index}"] @ state["hidden"][..., index, :, :]
+            take, keep, write, show = gates.chunk(4, dim=-2)
+            cells.append(keep.sigmoid() * state["cell"][..., index, :, :] + take.sigmoid() * write.tanh())
+            hiddens.append(show.sigmoid() * cells[-1].tanh())
+        return _linear(weights, "output", hiddens[-1]), {"hidden": torch.stack(hiddens, -3),
+                                                         "cell": torch.stack(cells, -3)}
+
+
+RULES: dict[str, type[Rule]] = {"mlp": MLP, "lstm": LSTM}
