@@ -1,0 +1,8 @@
+"""How a learned optimizer is learned: unrolls of many inner trainings, and gradient estimators over them."""
+
+from optsearch.meta_training.checkpoints import Checkpoints
+from optsearch.meta_training.outcome import Outcome
+from optsearch.meta_training.settings import MetaTraining
+from optsearch.meta_training.training import Plan, Point, Snapshot, meta_train
+
+__all__ = ["Checkpoints", "MetaTraining", "Outcome", "Plan", "Point", "Snapshot", "meta_train"]

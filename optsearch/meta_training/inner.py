@@ -1,0 +1,114 @@
+"""Many inner trainings side by side, as one batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from optsearch.optimizers.optimizer import Observation
+from optsearch.tasks.family import Split, TaskFamily
+from optsearch.trees import Tree, prefixed, within
+
+
+class InnerOptimizer(Protocol):
+    """What can train: a learned optimizer, or a hand-made one that speaks the same way."""
+
+    def init(self, params: Tree, batch_dims: int = 0) -> Tree: ...
+
+    def update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]: ...
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """`n` inner trainings of one family: every leaf begins with `n`; `step` and `horizon` are `[n, 1]`."""
+
+    params: Tree
+    state: Tree
+    task: Tree
+    step: Tensor
+    horizon: Tensor
+
+    def to_tree(self) -> Tree:
+        return (prefixed("params", self.params) | prefixed("state", self.state) | prefixed("task", self.task)
+                | {"step": self.step, "horizon": self.horizon})
+
+    @staticmethod
+    def from_tree(tree: Tree) -> "Trainings":
+        return Trainings(within("params", tree), within("state", tree), within("task", tree),
+                         tree["step"], tree["horizon"])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Trainings":
+        """The trainings with `change` applied to every leaf."""
+        return Trainings.from_tree({name: change(leaf) for name, leaf in self.to_tree().items()})
+
+    def with_rows(self, rows: Tensor, fresh: "Trainings") -> "Trainings":
+        """The trainings with `rows` replaced by all of `fresh`."""
+        replacement = fresh.to_tree()
+        return Trainings.from_tree({name: leaf.index_copy(0, rows, replacement[name])
+                                    for name, leaf in self.to_tree().items()})
+
+
+def start(optimizer: InnerOptimizer, family: TaskFamily, generators: list[torch.Generator],
+          horizons: list[int]) -> Trainings:
+    """One fresh training a generator."""
+    tasks, params = [], []
+    for generator in generators:
+        tasks.append(family.sample(generator))
+        params.append(family.init(generator, tasks[-1]))
+    device = next(iter(family.data.inner.values())).device
+    stacked = _stacked(params, device)
+    horizon = torch.tensor(horizons, dtype=torch.float32, device=device)[:, None]
+    return Trainings(stacked, optimizer.init(stacked, batch_dims=1), _stacked(tasks, device),
+                     torch.zeros_like(horizon), horizon)
+
+
+def _stacked(trees: list[Tree], device: torch.device) -> Tree:
+    return {name: torch.stack([tree[name] for tree in trees]).to(device) for name in trees[0]}
+
+
+def rows_at(family: TaskFamily, split: Split, indices: Tensor) -> Tree:
+    """Batches `[n, batch_size, ...]` of a split."""
+    return {name: leaf[indices] for name, leaf in family.data.rows(split).items()}
+
+
+def draw(family: TaskFamily, split: Split, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random row numbers `[*shape, batch_size]` of a split, with replacement."""
+    rows = next(iter(family.data.rows(split).values()))
+    return torch.randint(len(rows), (*shape, family.batch_size), generator=generator).to(rows.device)
+
+
+def step(optimizer: InnerOptimizer, family: TaskFamily, weights: Tree, trainings: Trainings,
+         batch: Tree) -> tuple[Tensor, Trainings]:
+    """One inner step of every training; returns the losses `[n]` before it."""
+    params = {name: leaf.detach().requires_grad_() for name, leaf in trainings.params.items()}
+    with torch.enable_grad():
+        losses = vmap(family.loss)(params, trainings.task | batch)
+        # Each loss depends on its own training's params alone, so the sum's gradient holds all of them.
+        gradients = torch.autograd.grad(losses.sum(), list(params.values()))
+    gradients = tuple(torch.nan_to_num(gradient) for gradient in gradients)
+    observation = Observation(dict(zip(params, gradients, strict=True)), trainings.params,
+                              trainings.step / trainings.horizon)
+    updates, state = optimizer.update(weights, observation, trainings.state)
+    moved = {name: leaf + updates[name] for name, leaf in trainings.params.items()}
+    return losses.detach(), Trainings(moved, state, trainings.task, trainings.step + 1, trainings.horizon)
+
+
+@torch.no_grad()
+def losses_on(family: TaskFamily, trainings: Trainings, batch: Tree) -> Tensor:
+    """Losses `[n]` on a batch `[n, batch_size, ...]` of each training's own, without a step."""
+    return vmap(family.loss)(trainings.params, trainings.task | batch)
+
+
+@torch.no_grad()
+def losses_on_split(family: TaskFamily, trainings: Trainings, split: Split) -> Tensor:
+    """Losses `[n]` on all rows of a split."""
+    rows = family.data.rows(split)
+    return vmap(lambda params, task: family.loss(params, task | rows))(trainings.params, trainings.task)
+
+
+def capped(losses: Tensor, family: TaskFamily) -> Tensor:
+    """Losses no higher than the family's cap, which non-finite ones count as."""
+    return torch.nan_to_num(losses, nan=family.loss_cap).clamp(max=family.loss_cap)

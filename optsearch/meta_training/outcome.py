@@ -1,0 +1,9 @@
+"""How a meta-training ended, as a sentence that can be shown."""
+
+from enum import Enum
+
+
+class Outcome(Enum):
+    COMPLETED = "Meta-training used its whole budget."
+    DIVERGED = "The weights are no longer finite; lower `meta_lr` or `sigma`."
+    PRUNED = "Stopped early: the curve so far was worse than other trials' at the same point."
