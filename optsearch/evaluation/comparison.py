@@ -1,0 +1,151 @@
+"""A learned optimizer against the tuned baseline: a trial's value while searching, a headline at the end."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optsearch.evaluation import baseline as baselines
+from optsearch.evaluation import metrics, runs
+from optsearch.evaluation.baseline import Baseline
+from optsearch.evaluation.metrics import Interval
+from optsearch.evaluation.runs import Runs, Trial
+from optsearch.optimizers.optimizer import LearnedOptimizer
+from optsearch.tasks.family import TaskFamily
+from optsearch.trees import Tree
+
+# Purposes keep the seeds apart: what is tuned or selected on is never what is reported.
+TUNING, SELECTION, REPORT = "tuning", "selection", "report"
+NUM_TUNING_SEEDS = 5
+NUM_SELECTION_SEEDS = 6
+NUM_REPORT_SEEDS = 16
+
+Cache = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
+
+
+def uncached(key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A cache that keeps nothing."""
+    return compute()
+
+
+def tuned_baseline(family: TaskFamily, horizon: int, cache: Cache = uncached) -> Baseline:
+    """The baseline of a family at a horizon, tuned on `meta` rows with seeds used for nothing else."""
+    trial = Trial(family, horizon, "meta", tuple(range(NUM_TUNING_SEEDS)), TUNING)
+    key = f"adamw-cosine/{family.name}/{horizon}/{NUM_TUNING_SEEDS}"
+    return Baseline.from_config(cache(key, lambda: baselines.tune(trial).to_config()))
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """What a trial of the search is measured against: the tuned baseline's final losses on the selection seeds."""
+
+    trial: Trial
+    finals: Tensor
+
+
+def selection_trial(family: TaskFamily, horizon: int) -> Trial:
+    """What a trial's value is measured on: `meta` rows and a few seeds of their own."""
+    return Trial(family, horizon, "meta", tuple(range(NUM_SELECTION_SEEDS)), SELECTION)
+
+
+def opponent(family: TaskFamily, horizon: int, cache: Cache = uncached) -> Opponent:
+    """The tuned baseline on the family's selection trial."""
+    trial = selection_trial(family, horizon)
+    tuned = tuned_baseline(family, horizon, cache)
+    key = f"adamw-cosine/{family.name}/{horizon}/{NUM_SELECTION_SEEDS}/finals"
+    content = cache(key, lambda: {"finals": metrics.final_loss(baselines.run(tuned, trial).measured).tolist()})
+    return Opponent(trial, torch.tensor(content["finals"]))
+
+
+def value(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Opponent]) -> float:
+    """Mean over families and seeds of log(relative loss): 0 ties with tuned AdamW, below 0 is better."""
+    return float(torch.stack([log_relative_losses(optimizer, weights, each).mean() for each in opponents]).mean())
+
+
+def log_relative_losses(optimizer: LearnedOptimizer, weights: Tree, against: Opponent) -> Tensor:
+    """One value a seed; finite, since losses are capped."""
+    measured = runs.run(optimizer, {name: leaf[None] for name, leaf in weights.items()}, against.trial).measured
+    return (metrics.final_loss(measured).cpu() / against.finals).log()
+
+
+@dataclass(frozen=True)
+class FamilyReport:
+    """Both optimizers' runs on one family, one column a seed, and the seconds that one training took."""
+
+    baseline: Baseline
+    learned_runs: Runs
+    baseline_runs: Runs
+    num_failed: int
+    learned_seconds: float
+    baseline_seconds: float
+
+    @property
+    def relative_losses(self) -> Tensor:
+        return metrics.final_loss(self.learned_runs.measured) / metrics.final_loss(self.baseline_runs.measured)
+
+    @property
+    def speedups(self) -> Tensor:
+        return metrics.speedup(self.learned_runs.measured, metrics.final_loss(self.baseline_runs.measured))
+
+    @property
+    def train_speedups(self) -> Tensor:
+        return metrics.speedup(self.learned_runs.train, metrics.final_loss(self.baseline_runs.train))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The headline: interquartile means over families and seeds with intervals bootstrapped over seeds."""
+
+    relative_loss: Interval
+    speedup: Interval
+    train_speedup: Interval
+    num_failed: int
+    families: tuple[FamilyReport, ...]
+
+    def to_config(self) -> dict[str, Any]:
+        return {"relative_loss": self.relative_loss.to_config(), "speedup": self.speedup.to_config(),
+                "train_speedup": self.train_speedup.to_config(), "num_failed": self.num_failed,
+                "families": {report.baseline.family: {
+                    "relative_loss": round(float(metrics.interquartile_mean(report.relative_losses)), 4),
+                    "baseline_lr": report.baseline.learning_rate,
+                    "baseline_lr_is_interior": report.baseline.is_interior,
+                    "seconds_ratio": round(report.learned_seconds / report.baseline_seconds, 2),
+                } for report in self.families}}
+
+
+def compared(reports: Sequence[FamilyReport]) -> Comparison:
+    """The headline of several families' reports."""
+    relative_loss, speedup, train_speedup = (
+        metrics.bootstrap([getattr(report, quantity).cpu() for report in reports], seed=0)
+        for quantity in ("relative_losses", "speedups", "train_speedups"))
+    return Comparison(relative_loss, speedup, train_speedup, sum(report.num_failed for report in reports),
+                      tuple(reports))
+
+
+def report_trials(families: Sequence[TaskFamily], horizon: int, first_seed: int = 0) -> tuple[Trial, ...]:
+    """Fresh seeds, and test rows that neither meta-training nor selection has seen."""
+    seeds = tuple(range(first_seed, first_seed + NUM_REPORT_SEEDS))
+    return tuple(Trial(family, horizon, "test", seeds, REPORT) for family in families)
+
+
+def report(optimizer: LearnedOptimizer, weights: Tree, trial: Trial, cache: Cache = uncached) -> FamilyReport:
+    """Train with both on the trial's seeds; see `report_trials`."""
+    tuned = tuned_baseline(trial.family, trial.horizon, cache)
+    # A short run each first: the first call of an operation in a process costs more than all others.
+    short = replace(trial, horizon=2)
+    batched = {name: leaf[None] for name, leaf in weights.items()}
+    baselines.run(tuned, short)
+    runs.run(optimizer, batched, short)
+    moments = [time.perf_counter()]
+    baseline_runs = baselines.run(tuned, trial)
+    moments.append(time.perf_counter())
+    learned_runs = runs.run(optimizer, batched, trial)
+    moments.append(time.perf_counter())
+    seconds = [(end - start) / len(trial.seeds) for start, end in pairwise(moments)]
+    num_failed = int((metrics.final_loss(learned_runs.measured) >= trial.family.loss_cap).sum())
+    return FamilyReport(tuned, learned_runs, baseline_runs, num_failed,
+                        learned_seconds=seconds[1], baseline_seconds=seconds[0])

@@ -1,0 +1,76 @@
+"""What "better" means: relative loss and speedup against a baseline, with bootstrap intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optsearch.seeds import generator
+
+FINAL_PART = 0.1
+MAX_SPEEDUP = 10.0
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_config(self) -> dict[str, float]:
+        return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4)}
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def _window(curve: Tensor) -> int:
+    return max(1, round(FINAL_PART * len(curve)))
+
+
+def final_loss(curve: Tensor) -> Tensor:
+    """Mean `[n]` of the last tenth of curves `[steps, n]`."""
+    return curve[-_window(curve):].mean(0)
+
+
+def smoothed(curve: Tensor) -> Tensor:
+    """Trailing means over a tenth of the run; entries before the first whole window are infinite.
+
+    The last one is `final_loss`, so a run reaches its own final loss exactly at its end.
+    """
+    window = _window(curve)
+    means = curve.unfold(0, window, 1).mean(-1)
+    return torch.cat([torch.full_like(curve[: window - 1], torch.inf), means])
+
+
+def speedup(curve: Tensor, target: Tensor) -> Tensor:
+    """Length of `curve` `[steps, n]` ÷ the steps until its smoothed values reach `target` `[n]`.
+
+    0 where they never do, at most 10.
+    """
+    reached = smoothed(curve) <= target
+    steps = torch.where(reached.any(0), reached.float().argmax(0) + 1, torch.inf)
+    return (len(curve) / steps).clamp(max=MAX_SPEEDUP)
+
+
+def interquartile_mean(values: Tensor) -> Tensor:
+    """Mean of the middle half along the last dimension."""
+    ordered = values.sort(-1).values
+    cut = ordered.shape[-1] // 4
+    return ordered[..., cut: ordered.shape[-1] - cut].mean(-1)
+
+
+def bootstrap(strata: Sequence[Tensor], seed: int) -> Interval:
+    """Interquartile mean over all values, resampled within each stratum (a family) on its own."""
+    stream = generator(seed, "bootstrap")
+    resamples = [values[torch.randint(len(values), (NUM_RESAMPLES, len(values)), generator=stream)]
+                 for values in strata]
+    means = interquartile_mean(torch.cat(resamples, -1))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail])).tolist()
+    return Interval(float(interquartile_mean(torch.cat(list(strata)))), low, high)
