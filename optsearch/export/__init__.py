@@ -1,0 +1,7 @@
+"""How a learned optimizer leaves: one file, an `nn.Module`, a `torch.optim.Optimizer`."""
+
+from optsearch.export.artifact import Artifact
+from optsearch.export.module import OptimizerModule, load
+from optsearch.export.optimizer import LearnedTorchOptimizer
+
+__all__ = ["Artifact", "LearnedTorchOptimizer", "OptimizerModule", "load"]

@@ -1,0 +1,54 @@
+"""One safetensors file: design, weights, contract number and where it comes from."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optsearch import trees
+from optsearch.errors import DesignError, FileError
+from optsearch.optimizers.optimizer import CONTRACT, LearnedOptimizer
+from optsearch.trees import Tree
+
+FORMAT = "optsearch learned optimizer"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A learned optimizer as it leaves: plain data, nothing in it is run when it is read.
+
+    `provenance` says where it comes from (study, trial, space, tasks, seeds, versions, scores) as JSON data.
+    """
+
+    design: LearnedOptimizer
+    weights: Tree
+    provenance: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Raises `FileError` when the place can't be written."""
+        metadata = {"format": FORMAT, "contract": str(CONTRACT), "design": json.dumps(self.design.to_config()),
+                    "provenance": json.dumps(self.provenance)}
+        trees.save(Path(path), self.weights, metadata)
+
+    @staticmethod
+    def load(path: Path) -> "Artifact":
+        """Raises `FileError` for a file that is missing, damaged, foreign or of a newer contract."""
+        weights, metadata = trees.load(Path(path))
+        if metadata.get("format") != FORMAT:
+            raise FileError(f"{path} is no learned optimizer but {metadata.get('format', 'something else')}; "
+                            "expected a file made by `optsearch export`.")
+        contract = int(metadata["contract"])
+        if contract != CONTRACT:
+            remedy = "Upgrade optsearch." if contract > CONTRACT else "Export it again from its study."
+            raise FileError(f"{path} has contract number {contract}, this optsearch reads {CONTRACT}: "
+                            f"the same weights would mean another step. {remedy}")
+        try:
+            design = LearnedOptimizer.from_config(json.loads(metadata["design"]))
+        except DesignError as error:
+            raise FileError(f"{path} describes a design that this optsearch does not know: {error}") from error
+        expected = trees.shapes_of(design.init_weights(torch.Generator()))
+        if trees.shapes_of(weights) != expected:
+            raise FileError(f"{path} has weights that don't fit its design. Export it again.")
+        return Artifact(design, weights, json.loads(metadata["provenance"]))

@@ -1,0 +1,54 @@
+"""The artifact as an `nn.Module` whose call makes optimizers."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from optsearch.export.artifact import Artifact
+from optsearch.export.optimizer import LearnedTorchOptimizer
+from optsearch.trees import Tree
+
+
+class OptimizerModule(nn.Module):
+    """A learned optimizer that is ready to use: `module(model.parameters())` stands where AdamW stood.
+
+    The weights are buffers, so `to`, `state_dict` and `torch.save` treat it as any module.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__()
+        self.design = artifact.design
+        self.provenance = artifact.provenance
+        self._names = {name.replace(".", "/"): name for name in artifact.weights}
+        for key, name in self._names.items():
+            self.register_buffer(key, artifact.weights[name].clone())
+
+    @property
+    def weights(self) -> Tree:
+        """The meta-learned numbers."""
+        return {self._names[key]: buffer for key, buffer in self.named_buffers()}
+
+    def forward(self, params: Iterable[Any], *, lr: float = 1.0, weight_decay: float = 0.0,
+                num_steps: int | None = None) -> LearnedTorchOptimizer:
+        """An optimizer over `model.parameters()`, `model.named_parameters()` or param groups.
+
+        `num_steps` is how many steps the whole run will have. Where it is None, a learned schedule stays where a
+        quarter of a run would be: bring your own LR scheduler then.
+        """
+        return LearnedTorchOptimizer(params, self.design, self.weights, lr=lr, weight_decay=weight_decay,
+                                     num_steps=num_steps)
+
+    def extra_repr(self) -> str:
+        return f"{self.design.rule}, base={self.design.base}"
+
+
+def load(path: str | Path) -> OptimizerModule:
+    """Read an exported learned optimizer.
+
+        optimizer = optsearch.load("best.safetensors")(model.parameters(), num_steps=10_000)
+
+    Raises `FileError` for a file that is missing, damaged, foreign (a pickle, say) or of a newer contract.
+    """
+    return OptimizerModule(Artifact.load(Path(path)))

@@ -1,0 +1,119 @@
+"""A learned optimizer as a `torch.optim.Optimizer`: a thin shell around the same pure update."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from optsearch.errors import UsageError
+from optsearch.optimizers.optimizer import LearnedOptimizer, Observation
+from optsearch.trees import Tree
+
+NAME = "param"
+
+
+class LearnedTorchOptimizer(Optimizer):
+    """Trains params in place; made by calling what `optsearch.load` returns.
+
+    Param groups have `lr`, a factor on the learned step (1 as it was meta-trained, free for LR schedulers),
+    `weight_decay`, decoupled and in the units of AdamW's, and `num_steps`, the length of the run if it is known.
+    A step whose gradients are not all finite is skipped and counted in `num_skipped_steps`.
+    State is kept in float32, whatever the params' type.
+    """
+
+    def __init__(self, params: Iterable[Any], design: LearnedOptimizer, weights: Tree, **defaults: Any) -> None:
+        self.design = design
+        self.num_skipped_steps = 0
+        self._weights = {torch.device("cpu"): {name: leaf.detach().float().cpu() for name, leaf in weights.items()}}
+        super().__init__(params, defaults | {"step": 0})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        num_steps = group["num_steps"]
+        problem = None
+        if group["lr"] < 0 or group["weight_decay"] < 0:
+            problem = f"lr and weight_decay must be at least 0, not {group['lr']} and {group['weight_decay']}"
+        elif num_steps is not None and num_steps < 1:
+            problem = f"num_steps must be at least 1 or None, not {num_steps}"
+        elif any(param.is_complex() for param in group["params"]):
+            problem = "complex parameters are not supported; give torch.view_as_real of them"
+        if problem is not None:
+            self.param_groups.pop()
+            raise UsageError(f"{problem}.")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; `closure` computes the loss anew, as in torch."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._is_finite():
+            for group in self.param_groups:
+                self._step_group(group)
+        else:
+            self._skip()
+        for group in self.param_groups:
+            group["step"] += 1
+        return loss
+
+    def _is_finite(self) -> bool:
+        gradients = [param.grad for group in self.param_groups for param in group["params"] if param.grad is not None]
+        for gradient in gradients:
+            if gradient.is_sparse:
+                raise UsageError("sparse gradients are not supported by learned optimizers; "
+                                 "use dense ones (nn.Embedding(..., sparse=False)).")
+        return all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+    def _skip(self) -> None:
+        if self.num_skipped_steps == 0:
+            warnings.warn("a gradient is not finite: this step is skipped, and later ones like it are too, "
+                          "silently; `num_skipped_steps` counts them.", stacklevel=5)
+        self.num_skipped_steps += 1
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        for param in group["params"]:
+            if param.grad is None or param.numel() == 0:
+                continue
+            params = {NAME: param.float()}
+            if not self.state[param]:
+                self.state[param] = self.design.init(params)
+            progress = None
+            if group["num_steps"] is not None:
+                progress = param.new_full((1,), min(group["step"] / group["num_steps"], 1.0), dtype=torch.float32)
+            observation = Observation({NAME: param.grad.float()}, params, progress, group["weight_decay"])
+            updates, self.state[param] = self.design.update(
+                self._weights_on(param.device), observation, self.state[param])
+            # Added in the wider of the two types: float64 params keep their precision.
+            param.copy_(param.add(updates[NAME], alpha=float(group["lr"])))
+
+    def _weights_on(self, device: torch.device) -> Tree:
+        if device not in self._weights:
+            self._weights[device] = {name: leaf.to(device) for name, leaf in
+                                     self._weights[torch.device("cpu")].items()}
+        return self._weights[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch copies and pickles only what every optimizer has.
+        own = ("design", "num_skipped_steps", "_weights")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch, and `num_skipped_steps`."""
+        return super().state_dict() | {"num_skipped_steps": self.num_skipped_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but exact."""
+        super().load_state_dict(state_dict)
+        self.num_skipped_steps = state_dict.get("num_skipped_steps", 0)
+        # torch casts state to the parameter's type (pytorch/pytorch#43706); ours stays float32.
+        saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for index, param in zip(saved_ids, params, strict=True):
+            if index in state_dict["state"]:
+                self.state[param] = {name: leaf.to(param.device, copy=True) if isinstance(leaf, Tensor) else leaf
+                                     for name, leaf in state_dict["state"][index].items()}
