@@ -1,0 +1,177 @@
+"""Trials that lose their process are started again, once, from their last checkpoint.
+
+A *chain* is a trial and its retries. All of a step (a claim; a failure and its retry) is one transaction
+under a lock, so that no two processes take the same step and no kill leaves half of it.
+"""
+
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage, _CachedStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from optsearch.errors import UsageError
+from optsearch.search.storage import lock
+
+MAX_RETRIES = 3
+OWNER, FAILURE, CHAIN, RETRY_OF, NUM_RETRIES = "owner", "failure", "chain", "retry_of", "num_retries"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def chain_of(trial: optuna.Trial | FrozenTrial) -> int:
+    """The number of the first trial of the chain."""
+    return trial.user_attrs.get(CHAIN, trial.number)
+
+
+def claim(study: optuna.Study, num_trials: int) -> optuna.Trial | None:
+    """The next trial, waiting or new, unless `num_trials` are finished or running already.
+
+    Unlike after `study.ask`, it is never without an owner and a heartbeat, and no two processes together
+    start too many.
+    """
+    storage, study_id = database(study), study._study_id
+    with _create_scoped_session(storage.scoped_session) as session:
+        _lock_study(session, study_id)
+        if _count_active(session, study_id) >= num_trials:
+            return None
+        row = _first_waiting(session, study_id)
+        if row is None:
+            row = storage._get_prepared_new_trial(study_id, None, session)
+        row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
+        _set_attr(storage, session, row, OWNER, _owner())
+        session.add(models.TrialHeartbeatModel(trial_id=row.trial_id))
+        trial_id = int(row.trial_id)
+    try:
+        # What `study.ask` does too: forget the last trial's view of the study, and look at it anew.
+        study._thread_local.cached_all_trials = None
+        study.get_trials(deepcopy=False)
+        return optuna.Trial(study, trial_id)
+    except Exception as error:
+        _fail(study, trial_id, str(error), charged=True)
+        raise
+
+
+def recover(study: optuna.Study) -> list[int]:
+    """Fail every running trial whose process is gone; the numbers of the trials that wait to resume them.
+
+    A process of this machine is looked up; one of another machine is gone when its heartbeat is older than
+    the storage's grace period. Running trials that have neither owner nor heartbeat are somebody else's.
+    """
+    storage = database(study)
+    stale = storage._get_stale_trial_ids(study._study_id) if storage.heartbeat_interval else []
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    lost = [trial for trial in running if _is_lost(trial, is_stale=trial._trial_id in stale)]
+    retries = [interrupt(study, trial, "its worker was killed or lost") for trial in lost]
+    return [number for number in retries if number is not None]
+
+
+def interrupt(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str, *,
+              charged: bool = True) -> int | None:
+    """Fail a running trial for `reason`; the number of the trial that waits to resume it.
+
+    None if the trial isn't running any more, or has used up its `MAX_RETRIES`. One that isn't `charged`
+    (the user stopped it) keeps as many as it had.
+    """
+    return _fail(study, trial._trial_id, reason, charged)
+
+
+def _fail(study: optuna.Study, trial_id: int, reason: str, charged: bool) -> int | None:
+    storage, study_id = database(study), study._study_id
+    with _create_scoped_session(storage.scoped_session) as session:
+        _lock_study(session, study_id)
+        row = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+        if row.state != TrialState.RUNNING:
+            return None
+        retry = _retry(storage._build_frozen_trial_from_trial_model(row), charged)
+        _set_attr(storage, session, row, FAILURE, reason)
+        row.state, row.datetime_complete = TrialState.FAIL, datetime.now()
+        return int(storage._get_prepared_new_trial(study_id, retry, session).number) if retry else None
+
+
+def _retry(trial: FrozenTrial, charged: bool) -> FrozenTrial | None:
+    num_retries = trial.user_attrs.get(NUM_RETRIES, 0) + charged
+    if num_retries > MAX_RETRIES:
+        return None
+    kept = {key: value for key, value in trial.user_attrs.items() if key not in (OWNER, FAILURE)}
+    lineage = {CHAIN: chain_of(trial), RETRY_OF: trial.number, NUM_RETRIES: num_retries}
+    # Its artifacts, if it came so far, are uploaded again.
+    inner = {key: value for key, value in trial.system_attrs.items() if not key.startswith("artifacts:")}
+    return optuna.create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        user_attrs=kept | lineage,
+        system_attrs=inner,
+    )
+
+
+def database(study: optuna.Study) -> RDBStorage:
+    """What stands behind Optuna's cache; a `UsageError` if it isn't what `open_storage` gives."""
+    storage = study._storage
+    backend = storage._backend if isinstance(storage, _CachedStorage) else storage
+    if not isinstance(backend, RDBStorage):
+        raise UsageError(f"The study is kept in a {type(backend).__name__}; "
+                         "expected what open_storage() gives.")
+    return backend
+
+
+def _lock_study(session: Session, study_id: int) -> None:
+    lock(session)
+    models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+
+
+def _set_attr(storage: RDBStorage, session: Session, row: models.TrialModel, key: str, value: Any) -> None:
+    trial_id = int(row.trial_id)
+    storage._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+
+
+def _count_active(session: Session, study_id: int) -> int:
+    trial = models.TrialModel
+    is_ours = trial.user_attributes.any(key=OWNER)
+    is_active = or_(trial.state.in_(FINISHED), and_(trial.state == TrialState.RUNNING, is_ours))
+    return session.scalar(select(func.count()).where(trial.study_id == study_id, is_active)) or 0
+
+
+def _first_waiting(session: Session, study_id: int) -> models.TrialModel | None:
+    trial = models.TrialModel
+    waiting = select(trial).where(trial.study_id == study_id, trial.state == TrialState.WAITING)
+    return session.scalar(waiting.order_by(trial.trial_id).limit(1).with_for_update())
+
+
+def _owner() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "boot": _boot(), "pid": pid, "started": _start_time(pid)}
+
+
+def _is_lost(trial: FrozenTrial, is_stale: bool) -> bool:
+    owner, here = trial.user_attrs.get(OWNER), _owner()
+    if owner and here["boot"] and (owner["host"], owner["boot"]) == (here["host"], here["boot"]):
+        return owner["started"] != _start_time(owner["pid"])
+    return is_stale
+
+
+def _boot() -> str | None:
+    # With the namespace of process ids, or two containers could take each other's processes for dead.
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _start_time(pid: int) -> int | None:
+    """In clock ticks since boot; None if there is no such process (or only its corpse)."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(fields[18])

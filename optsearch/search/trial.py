@@ -1,0 +1,120 @@
+"""One trial: meta-train a design, measure it along the way, leave its files. Runs in a child process."""
+
+import csv
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+import optsearch
+from optsearch import evaluation, pictures
+from optsearch.evaluation import Opponent
+from optsearch.export import Artifact
+from optsearch.meta_training import Checkpoints, MetaTraining, Outcome, Plan, Point, meta_train
+from optsearch.optimizers.optimizer import LearnedOptimizer
+from optsearch.search.processes import Channel
+from optsearch.tasks import families_of
+
+WEIGHTS, CURVE, PICTURE = "weights.safetensors", "curve.csv", "curve.png"
+CurveRow = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a trial needs to know, as plain data that travels to another process.
+
+    `seed` is the same for a trial and its retries, and so is `folder`, where checkpoints and files are kept.
+    `opponents` are the tuned baseline's final losses, a list a family. `provenance` goes into the artifact.
+    """
+
+    design: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    tasks: list[str]
+    budget: int
+    num_points: int
+    seed: int
+    folder: str
+    opponents: list[list[float]]
+    provenance: dict[str, Any]
+    device: str = "cpu"
+
+    def to_config(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "device"}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**config)
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for two jobs exactly when one may go on from the other's checkpoint."""
+        asked = (self.design, self.settings, self.tasks, self.budget, self.num_points, self.seed, self.opponents)
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def train(config: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """Run the job; the channel hears every point of the curve, earlier ones again after a resume.
+
+    The result says `outcome` (the name of an `Outcome`), `value` and the `files` that were written.
+    """
+    torch.set_num_threads(1)
+    job = Job.from_config(config)
+    plan = _plan(job)
+    checkpoints = Checkpoints(Path(job.folder) / "checkpoints", job.fingerprint)
+    snapshot, curve = checkpoints.newest(job.device) or (None, [])
+    weights = plan.first_weights() if snapshot is None else snapshot.weights_tree(plan)
+    goes_on = all(channel.point(row) for row in curve)
+    outcome = Outcome.COMPLETED if goes_on else Outcome.PRUNED
+    opponents = _opponents(job, plan)
+    for point in meta_train(plan, snapshot) if goes_on else ():
+        weights = point.weights
+        curve.append(_row(point, evaluation.value(plan.optimizer, weights, opponents)))
+        checkpoints.save(point, curve)
+        if not channel.point(curve[-1]):
+            outcome = Outcome.PRUNED
+            break
+        outcome = point.outcome or outcome
+    files = _write_files(job, plan.optimizer, weights, curve, outcome)
+    return {"outcome": outcome.name, "value": curve[-1]["value"], "files": [str(path) for path in files]}
+
+
+def _plan(job: Job) -> Plan:
+    families = tuple(family.on(job.device) for family in families_of(job.tasks))
+    return Plan(LearnedOptimizer.from_config(job.design), families, MetaTraining.from_config(job.settings),
+                job.budget, job.num_points, job.seed)
+
+
+def _opponents(job: Job, plan: Plan) -> Sequence[Opponent]:
+    trials = (evaluation.selection_trial(family, plan.settings.horizon) for family in plan.families)
+    return [Opponent(trial, torch.tensor(finals)) for trial, finals in zip(trials, job.opponents, strict=True)]
+
+
+def _row(point: Point, value: float) -> CurveRow:
+    return {"point": point.index, "inner_steps": point.inner_steps, "meta_step": point.snapshot.meta_step,
+            "meta_loss": point.meta_loss, "value": value, "seconds": round(point.snapshot.seconds, 3)}
+
+
+def _write_files(job: Job, design: LearnedOptimizer, weights: dict[str, torch.Tensor], curve: list[CurveRow],
+                 outcome: Outcome) -> list[Path]:
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in (WEIGHTS, CURVE, PICTURE)]
+    last = curve[-1]
+    provenance = job.provenance | {
+        "outcome": outcome.name, "value": last["value"], "inner_steps": last["inner_steps"],
+        "meta_training": job.settings, "tasks": job.tasks, "seed": job.seed,
+        "versions": {"optsearch": optsearch.__version__, "torch": torch.__version__,
+                     "python": platform.python_version()}}
+    Artifact(design, weights, provenance).save(paths[0])
+    with open(paths[1], "w", newline="") as file:
+        writer = csv.DictWriter(file, list(last))
+        writer.writeheader()
+        writer.writerows(curve)
+    pictures.learning_curve(paths[2], f"trial {job.provenance.get('trial', '')}".strip(),
+                            [row["inner_steps"] for row in curve], [row["value"] for row in curve])
+    return paths
