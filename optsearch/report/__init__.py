@@ -1,0 +1,1 @@
+"""What people read: headlines of comparisons, in words and in pictures."""

@@ -1,0 +1,151 @@
+"""The command line: help that can be pasted, lists, and errors of one line."""
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.main import get_command
+
+import optsearch
+from optsearch.cli import app, slots_of
+from optsearch.errors import UsageError
+from optsearch.export import Artifact
+from optsearch.optimizers import DESIGNS, named_design
+from optsearch.tasks import TASKS
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    return tmp_path
+
+
+def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "optsearch", *words], capture_output=True, text=True, check=False,
+                          env=os.environ | environment)
+
+
+def refused(*words: str, status: int = 2, **environment: str) -> str:
+    """The one line on standard error of a command that must fail."""
+    result = call(*words, **environment)
+    assert result.returncode == status, result.stderr
+    assert result.stdout == ""
+    assert re.fullmatch(r"optsearch: [^\n]+\n", result.stderr), result.stderr
+    return result.stderr
+
+
+def commands() -> list[tuple[str, str]]:
+    root = get_command(app)
+    found = []
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", {"": command})
+        found += [(f"{name} {sub}".strip(), each.help or "") for sub, each in inner.items()]
+    return found
+
+
+@pytest.mark.parametrize(("name", "text"), commands())
+def test_every_command_has_help_with_an_example_that_begins_with_it(name: str, text: str) -> None:
+    assert f"Example: optsearch {name}" in text
+
+
+def test_the_lists_name_everything_that_is_registered() -> None:
+    assert set(json.loads(call("tasks", "--json").stdout)) == set(TASKS)
+    assert set(json.loads(call("designs", "--json").stdout)) == set(DESIGNS)
+    assert {"all", "quickstart", "mlp", "lstm"} <= set(json.loads(call("spaces", "--json").stdout))
+    lines = call("designs").stdout.splitlines()
+    assert len(lines) == len(DESIGNS)
+    assert any(line.startswith("small_fc") and "2409 weights" in line for line in lines)
+
+
+def test_studies_are_made_listed_and_shown() -> None:
+    made = call("study", "create", "digits", "--domain", "vision")
+    assert made.returncode == 0, made.stderr
+    assert made.stderr == ""
+    assert call("study", "list").stdout.startswith("digits: 0 complete")
+    shown = json.loads(call("study", "show", "digits", "--json").stdout)
+    assert shown["tasks"] == ["digits_cnn", "digits_mlp"]
+    assert Path("studies/optsearch.db").exists()
+
+
+def test_the_storage_option_goes_before_the_environment() -> None:
+    call("study", "create", "one", "--task", "quadratics", OPTUNA_STORAGE="sqlite:///from_environment.db")
+    call("study", "create", "two", "--task", "quadratics", "--storage", "sqlite:///from_option.db",
+         OPTUNA_STORAGE="sqlite:///from_environment.db")
+    assert "one" in call("study", "list", OPTUNA_STORAGE="sqlite:///from_environment.db").stdout
+    assert "two" in call("study", "list", "--storage", "sqlite:///from_option.db").stdout
+    assert not Path("studies").exists()
+
+
+def test_what_does_not_exist_is_named_with_what_does() -> None:
+    assert "all" in refused("study", "create", "x", "--space", "nothing", "--task", "quadratics")
+    assert "digits_mlp" in refused("study", "create", "x", "--task", "nothing")
+    assert "vision" in refused("study", "create", "x", "--domain", "nothing")
+    assert "needs a task" in refused("study", "create", "x")
+    assert "cuda:0" in refused("study", "run", "x", "--device", "tpu")
+    call("study", "create", "x", "--task", "quadratics")
+    assert "Studies: x" in refused("study", "run", "y")
+    assert "exists already" in refused("study", "create", "x", "--task", "quadratics")
+    assert "no complete trial" in refused("export", "x")
+    assert not list(Path().glob("*.safetensors"))
+
+
+def test_a_broken_space_names_file_row_and_what_exists() -> None:
+    Path("bad.toml").write_text('[rule]\nkind = ["mlp"]\n[rule.mlp]\nhiden_size = 4\n')
+    line = refused("study", "create", "x", "--space", "bad.toml", "--task", "quadratics")
+    assert "bad.toml: rule.mlp.hiden_size" in line
+    assert "hidden_size" in line
+
+
+def test_files_that_are_no_artifacts_are_refused() -> None:
+    Path("weights.safetensors").write_bytes(pickle.dumps({"weights": [1.0]}))
+    assert "pickle" in refused("evaluate", "weights.safetensors", "--task", "quadratics", status=1)
+    assert "could not be read" in refused("evaluate", "none.safetensors", "--task", "quadratics", status=1)
+
+
+@pytest.mark.parametrize(("url", "status", "words"), [
+    ("nonsense", 2, "no database URL"),
+    ("sqlite:///text.db", 1, "not an SQLite database"),
+    ("sqlite:////proc/nowhere/x.db", 1, "can't be"),
+])
+def test_databases_that_can_not_be_used_are_one_line(url: str, status: int, words: str) -> None:
+    Path("text.db").write_text("this is no database, but it is long enough to be taken for a header of one\n" * 20)
+    assert words in refused("study", "list", "--storage", url, status=status)
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = call("--debug", "study", "run", "x")
+    assert "Traceback" in result.stderr
+    assert result.returncode == 1
+
+
+def test_evaluate_prints_one_object(home: Path) -> None:
+    design = named_design("adamw_mlp")
+    weights = design.init_weights(torch.Generator().manual_seed(0))
+    Artifact(design, weights, {"horizon": 20, "num_trials": 3, "num_pruned": 1}).save(Path("best.safetensors"))
+    result = call("evaluate", "best.safetensors", "--task", "quadratics", "--json", "--picture", "curves.png")
+    content = json.loads(result.stdout)
+    assert {"relative_loss", "speedup", "train_speedup", "num_trials", "num_pruned", "seconds",
+            "artifact"} <= set(content)
+    assert content["num_pruned"] == 1
+    assert Path("curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert not Path("studies").exists()
+    assert call("evaluate", "best.safetensors", "--task", "quadratics").stdout.count("relative loss") == 1
+
+
+def test_workers_are_handed_the_devices_in_turn() -> None:
+    assert slots_of("cpu", 2) == ["cpu", "cpu"]
+    assert slots_of("cuda:0,cuda:1", 1) == ["cuda:0", "cuda:1"]
+    assert slots_of("cuda:0,cuda:1", 3) == ["cuda:0", "cuda:1", "cuda:0"]
+    with pytest.raises(UsageError):
+        slots_of("", 1)
+
+
+def test_version() -> None:
+    assert call("--version").stdout.strip() == optsearch.__version__
