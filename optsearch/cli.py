@@ -10,6 +10,9 @@ import typer
 
 from optsearch.errors import OptsearchError, UsageError
 
+# The exit status that typer makes of Ctrl-C.
+INTERRUPTED = 130
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Find the learned optimizer that trains your kind of model fastest.")
@@ -35,9 +38,10 @@ def main() -> None:
             raise
         print(f"optsearch: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("optsearch: interrupted; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as status:
+        if status.code == INTERRUPTED:
+            print("optsearch: interrupted; run the same command again to go on.", file=sys.stderr)
+        raise
 
 
 @app.callback(invoke_without_command=True)

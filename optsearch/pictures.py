@@ -35,11 +35,16 @@ def learning_curve(path: Path, title: str, inner_steps: Sequence[int], values: S
 
 def comparison(path: Path, panels: Mapping[str, Mapping[str, Curve]]) -> None:
     """One panel each of loss over inner steps, with one line an optimizer; the loss axis is logarithmic."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     drawn, axes = figure(columns=len(panels))
     for axis, (title, curves) in zip(axes, panels.items(), strict=True):
         for label, (steps, losses) in curves.items():
             axis.plot(steps, losses, label=label, color=COLOURS.get(label, LEARNED_COLOUR), linewidth=1.8)
         axis.set(title=title, xlabel="inner steps", ylabel="loss", yscale="log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
     axes[0].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, dpi=130)

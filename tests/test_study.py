@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,12 +36,12 @@ meta_lr = { low = 1e-3, high = 1e-2, log = true }
 """
 
 
-@pytest.fixture()
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     Path("small.toml").write_text(SPACE)
-    yield tmp_path
+    return tmp_path
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:
@@ -144,6 +143,21 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_weights(home: Pa
     ours, theirs = _weights(killed), _weights(unbroken)
     assert ours.design == theirs.design
     assert all(torch.equal(ours.weights[name], theirs.weights[name]) for name in theirs.weights)
+
+
+def test_ctrl_c_leaves_trials_to_be_resumed(home: Path) -> None:
+    made("tiny", budget=8000, storage="sqlite:///studies/optsearch.db")
+    process = subprocess.Popen([sys.executable, "-m", "optsearch", "study", "run", "tiny", "-q"],
+                               stderr=subprocess.PIPE, text=True)
+    store = Store.at()
+    while not Records(store.url).curves(1):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "optsearch: interrupted; run the same command again to go on.\n"
+    assert [trial.state.name for trial in store.load("tiny").get_trials()] == ["FAIL", "WAITING"]
 
 
 def test_a_stopped_study_starts_no_more_trials(home: Path) -> None:

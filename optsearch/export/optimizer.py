@@ -27,7 +27,8 @@ class LearnedTorchOptimizer(Optimizer):
     def __init__(self, params: Iterable[Any], design: LearnedOptimizer, weights: Tree, **defaults: Any) -> None:
         self.design = design
         self.num_skipped_steps = 0
-        self._weights = {torch.device("cpu"): {name: leaf.detach().float().cpu() for name, leaf in weights.items()}}
+        self._weights = {torch.device("cpu"): {name: leaf.detach().to("cpu", torch.float32, copy=True)
+                                               for name, leaf in weights.items()}}
         super().__init__(params, defaults | {"step": 0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -30,8 +30,8 @@ class ModuleFamily(TaskFamily):
     num_fields: int
 
     def sample(self, generator: torch.Generator) -> Tree:
-        frozen = {name: param for name, param in self.skeleton.named_parameters() if not param.requires_grad}
-        return prefixed("frozen", frozen)
+        return prefixed("frozen", {name: param.detach() for name, param in self.skeleton.named_parameters()
+                                   if not param.requires_grad})
 
     def init(self, generator: torch.Generator, task: Tree) -> Tree:
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -60,6 +60,9 @@ def from_module(factory: Factory, loss: Loss, dataset: Any, *, name: str = "own"
 
         from_module(lambda: nn.Linear(4, 1), lambda model, batch: mse_loss(model(batch[0]), batch[1]), dataset)
     """
+    if isinstance(factory, nn.Module):
+        raise TaskError("expected a function that makes fresh modules, not a module. "
+                        f"Give `lambda: {type(factory).__name__}(...)`.")
     with torch.random.fork_rng(devices=[]):
         skeleton = _checked(factory())
     rows = _rows(dataset)
@@ -79,12 +82,18 @@ def _checked(module: nn.Module) -> nn.Module:
     if buffers:
         raise TaskError(f"the module has buffers ({', '.join(buffers[:3])}), which inner trainings would share. "
                         "Use layers without running statistics, such as GroupNorm or LayerNorm.")
-    dropouts = [name for name, part in module.named_modules() if isinstance(part, RANDOM_MODULES) and part.p > 0]
+    dropouts = [name for name, part in module.named_modules() if _dropout(part) > 0]
     if dropouts:
-        raise TaskError(f"the module has dropout ({', '.join(dropouts[:3])}). Set its p to 0 for meta-training.")
+        raise TaskError(f"the module has dropout ({', '.join(dropouts[:3])}). Set it to 0 for meta-training.")
     if not any(param.requires_grad for param in module.parameters()):
         raise TaskError("the module has no trainable parameters; expected at least one.")
     return module
+
+
+def _dropout(module: nn.Module) -> float:
+    if isinstance(module, RANDOM_MODULES):
+        return module.p
+    return module.dropout if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) else 0.0
 
 
 def _rows(dataset: Any) -> Tree:

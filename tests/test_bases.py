@@ -1,0 +1,226 @@
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from optsearch import optimizers
+from optsearch.optimizers import (
+    DESIGNS,
+    HEADS,
+    LSTM,
+    MIXINGS,
+    MLP,
+    RULES,
+    SCHEDULES,
+    SGDM,
+    AdamW,
+    Constant,
+    ExpMagnitude,
+    Features,
+    Gated,
+    LearnedOptimizer,
+    NoMixing,
+    Observation,
+    OutputRMS,
+    ParameterRMS,
+    Progress,
+    Raw,
+    Residual,
+)
+from optsearch.optimizers.features import Inputs
+from optsearch.optimizers.layout import Layout
+from optsearch.optimizers.rules import ACTIVATIONS
+from optsearch.seeds import generator
+
+NUM_STEPS = 10
+BASES = {
+    "adamw": AdamW(), "adamw, other values": AdamW(beta1=0.5, beta2=0.9, eps=1e-4, weight_decay=0.2),
+    "adam": AdamW(weight_decay=0.0), "sgdm": SGDM(), "sgdm, other values": SGDM(momentum=0.5, weight_decay=0.1)}
+# What carries a base through the first steps: every rule, head, mixing and schedule.
+CARRIERS = [LearnedOptimizer(Features(groups=("compact",)), RULES[rule](), HEADS[head](), SCHEDULES[schedule](),
+                             MIXINGS[mixing]())
+            for rule, head, mixing, schedule in product(RULES, HEADS, MIXINGS, SCHEDULES) if MIXINGS[mixing]().has_base]
+CARRIERS += [design for design, _ in DESIGNS.values() if design.base is not None]
+# Two tensors: the heads that scale must keep them apart.
+LAYOUT = Layout.of({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
+
+
+def normal(*shape, purpose="normal"):
+    return torch.randn(shape, generator=generator(0, purpose), dtype=torch.float64)
+
+
+def torch_optimizer(base, params, lr):
+    if isinstance(base, AdamW):
+        return torch.optim.AdamW(params, lr, (base.beta1, base.beta2), base.eps, base.weight_decay)
+    return torch.optim.SGD(params, lr, base.momentum, weight_decay=base.weight_decay)
+
+
+def rosenbrock(params):
+    values = torch.cat([param.flatten() for param in params.values()])
+    return ((1 - values[:-1])**2 + 10 * (values[1:] - values[:-1]**2)**2).sum()
+
+
+def gradients_at(params):
+    leaves = {name: param.detach().clone().requires_grad_() for name, param in params.items()}
+    return dict(zip(leaves, torch.autograd.grad(rosenbrock(leaves), leaves.values()), strict=True))
+
+
+def doubled(weights):
+    return {name: leaf.double() for name, leaf in weights.items()}
+
+
+def test_every_base_is_compared_with_torch():
+    assert {type(base) for base in BASES.values()} == set(optimizers.BASES.values())
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+@pytest.mark.parametrize("is_horizon_known", [True, False])
+def test_with_initial_weights_every_design_takes_the_step_of_its_base(base, is_horizon_known):
+    fresh = {"a": normal(2, 3, purpose="a"), "b": normal(4, purpose="b"), "c": normal(purpose="c")}
+    for carrier in CARRIERS:
+        design = LearnedOptimizer(carrier.features, carrier.rule, carrier.head, carrier.schedule, carrier.mixing, base)
+        weights = doubled(design.init_weights(generator(0, "weights")))
+        params, state = fresh, design.init(fresh)
+        expected = {name: nn.Parameter(param.clone()) for name, param in fresh.items()}
+        optimizer = torch_optimizer(base, expected.values(), design.schedule.initial_lr)
+        for step in range(NUM_STEPS):
+            progress = torch.tensor([step / NUM_STEPS]).double() if is_horizon_known else None
+            updates, state = design.update(weights, Observation(gradients_at(params), params, progress), state)
+            params = {name: param + updates[name] for name, param in params.items()}
+            optimizer.zero_grad()
+            rosenbrock(expected).backward()
+            optimizer.step()
+        for name, param in params.items():
+            assert (param != fresh[name]).all()
+            torch.testing.assert_close(param, expected[name].detach(), rtol=1e-10, atol=1e-12)
+
+
+def run_rule(rule, weights, sequence):
+    """Outputs `[steps, num_outputs, n]` for features `[steps, num_inputs, n]`."""
+    layout, state, outputs = Layout.of({"p": sequence[0, 0]}), rule.init(sequence[0, 0]), []
+    for features in sequence:
+        output, state = rule.update(weights, Inputs(layout, None, features, None, None, None), state)
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def linear(weights, name):
+    layer = nn.utils.skip_init(nn.Linear, *weights[f"{name}.weight"].T.shape, dtype=torch.float64)
+    layer.load_state_dict({"weight": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]})
+    return layer
+
+
+def random_weights(rule, num_inputs, num_outputs):
+    weights = rule.init_weights(generator(0, "rule"), num_inputs, num_outputs)
+    return {name: normal(*leaf.shape, purpose=name) / math.sqrt(leaf.shape[-1]) for name, leaf in weights.items()}
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize(("activation", "layer"), [("relu", nn.ReLU()), ("tanh", nn.Tanh()), ("silu", nn.SiLU())])
+def test_the_mlp_is_that_of_torch(num_layers, activation, layer):
+    rule = MLP(hidden_size=5, num_layers=num_layers, activation=activation)
+    weights, sequence = random_weights(rule, 4, 3), normal(2, 4, 7)
+    hidden = [module for index in range(num_layers) for module in (linear(weights, f"hidden{index}"), layer)]
+    network = nn.Sequential(*hidden, linear(weights, "output"))
+    torch.testing.assert_close(run_rule(rule, weights, sequence), network(sequence.mT).mT.detach())
+
+
+def test_every_activation_is_compared_with_that_of_torch():
+    assert ACTIVATIONS.keys() == {"relu", "tanh", "silu"}
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("input_size", [0, 6])
+def test_the_lstm_is_that_of_torch_for_every_parameter(num_layers, input_size):
+    rule = LSTM(hidden_size=5, num_layers=num_layers, input_size=input_size)
+    weights, sequence = random_weights(rule, 4, 2), normal(6, 4, 7)
+    network = nn.LSTM(input_size or 4, 5, num_layers, dtype=torch.float64)
+    network.load_state_dict({name: leaf for index in range(num_layers) for name, leaf in {
+        f"weight_ih_l{index}": weights[f"gates{index}.weight"], f"bias_ih_l{index}": weights[f"gates{index}.bias"],
+        f"weight_hh_l{index}": weights[f"recurrent{index}"], f"bias_hh_l{index}": torch.zeros(20)}.items()})
+    before = nn.Sequential(linear(weights, "input"), nn.ELU()) if input_size else nn.Identity()
+    # Steps of time first, parameters as torch's batch.
+    hidden, _ = network(before(sequence.mT))
+    torch.testing.assert_close(run_rule(rule, weights, sequence), linear(weights, "output")(hidden).mT.detach())
+
+
+@pytest.mark.parametrize("rule", [MLP(), LSTM(), LSTM(num_layers=2, input_size=8)], ids=str)
+def test_initial_layers_are_truncated_normal_over_the_root_of_their_fan_in(rule):
+    for name, leaf in rule.init_weights(generator(0, "init"), 200, 50).items():
+        if name.endswith("bias"):
+            assert not leaf.any()
+        else:
+            deviation = leaf.shape[1]**-0.5
+            assert leaf.abs().max() <= 2 * deviation
+            # A normal distribution cut at two deviations has 0.88 of its deviation.
+            torch.testing.assert_close(leaf.std(), torch.tensor(0.88 * deviation), rtol=0.1, atol=0)
+
+
+def part_of(values, name):
+    return values[..., :6] if name == "a" else values[..., 6:]
+
+
+def test_heads_have_their_closed_forms():
+    outputs, params = normal(3, 10, purpose="outputs"), normal(10, purpose="params")
+    first, second = outputs[0], outputs[1]
+
+    def rms(values):
+        return torch.cat([(part_of(values, name)**2).mean().sqrt().expand(size) for name, size in (("a", 6), ("b", 4))])
+
+    expected = {
+        Raw(): first, Raw(bounded=True): torch.tanh(first),
+        ExpMagnitude(): first * torch.exp(0.001 * second),
+        ExpMagnitude(exp_scale=2.0): first * torch.exp(2 * second),
+        ParameterRMS(exp_scale=0.5): first * torch.exp(0.5 * second) * rms(params),
+        OutputRMS(): first / torch.sqrt(1 + rms(first)**2),
+        OutputRMS(floor=0.01, spare_outputs=2): first / torch.sqrt(0.01 + rms(first)**2),
+    }
+    assert {type(head) for head in expected} == set(HEADS.values())
+    for head, direction in expected.items():
+        actual = head.direction(LAYOUT, outputs[:head.num_outputs], params)
+        torch.testing.assert_close(actual, direction, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e6])
+def test_with_a_tiny_floor_every_tensors_step_has_size_one(scale):
+    direction = OutputRMS(floor=1e-9).direction(LAYOUT, scale * normal(1, 10), torch.zeros(10))
+    for name in "ab":
+        torch.testing.assert_close((part_of(direction, name)**2).mean(), torch.ones(()).double(), rtol=1e-4, atol=0)
+
+
+def test_params_of_size_zero_still_move_under_the_head_that_scales_by_them():
+    direction = ParameterRMS().direction(LAYOUT, normal(2, 10), torch.zeros(10).double())
+    assert 0 < direction.abs().max() < 1e-3
+
+
+def test_mixings_have_their_closed_forms():
+    learned, base, outputs = normal(10, purpose="l"), normal(10, purpose="b"), normal(1, 10, purpose="o")
+    expected = {NoMixing(): learned, Residual(): base + learned,
+                Gated(): 2 / (1 + torch.exp(-outputs[0])) * base + learned}
+    assert {type(mixing) for mixing in expected} == set(MIXINGS.values())
+    for mixing, direction in expected.items():
+        torch.testing.assert_close(mixing.mix(learned, base, outputs[:mixing.num_outputs]), direction)
+        if mixing.has_base:
+            zero = torch.zeros_like(outputs)
+            assert torch.equal(mixing.mix(zero[0], base, zero[:mixing.num_outputs]), base)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_every_schedule_starts_flat_at_its_initial_learning_rate(kind):
+    schedule, progress = SCHEDULES[kind](initial_lr=0.02), torch.linspace(0, 1, 11)[:, None]
+    torch.testing.assert_close(schedule.learning_rate(schedule.init_weights(), progress), torch.full((11, 1), 0.02))
+
+
+def test_a_constant_schedule_has_nothing_to_learn():
+    assert Constant().init_weights() == {}
+
+
+def test_the_logarithm_of_a_learned_schedule_is_linear_between_its_knots():
+    schedule = Progress(initial_lr=0.1, num_knots=3, gain=2.0)
+    weights = {"level": torch.tensor([0.5]), "knots": torch.tensor([0.0, 1.0, -2.0])}
+    exponents = {0.0: 0.0, 0.125: 0.25, 0.25: 0.5, 0.5: 1.0, 0.75: -0.5, 1.0: -2.0}
+    rates = schedule.learning_rate(weights, torch.tensor(list(exponents))[:, None])
+    expected = [0.1 * math.exp(2 * (0.5 + exponent)) for exponent in exponents.values()]
+    torch.testing.assert_close(rates[:, 0], torch.tensor(expected))
