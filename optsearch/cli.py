@@ -89,7 +89,7 @@ def create(name: NameArgument,
            storage: StorageOption = None) -> None:
     """Make a study: a space to search, tasks to learn on, a budget a trial.
 
-    Example: optsearch study create digits --space all --task digits_mlp --budget 200000
+    Example: optsearch study create digits --task digits_mlp
     """
     from optsearch.search.definition import define
     from optsearch.search.study import Store

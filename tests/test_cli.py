@@ -112,7 +112,7 @@ def test_files_that_are_no_artifacts_are_refused() -> None:
 @pytest.mark.parametrize(("url", "status", "words"), [
     ("nonsense", 2, "no database URL"),
     ("sqlite:///text.db", 1, "not an SQLite database"),
-    ("sqlite:////proc/nowhere/x.db", 1, "can't be"),
+    ("sqlite:////proc/nowhere/x.db", 1, "could not be made"),
 ])
 def test_databases_that_can_not_be_used_are_one_line(url: str, status: int, words: str) -> None:
     Path("text.db").write_text("this is no database, but it is long enough to be taken for a header of one\n" * 20)
