@@ -7,16 +7,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from typer.main import get_command
 
 import optsearch
-from optsearch.cli import app, slots_of
+from optsearch.cli import app
+from optsearch.cli.options import slots_of
 from optsearch.errors import UsageError
 from optsearch.export import Artifact
 from optsearch.optimizers import DESIGNS, named_design
+from optsearch.search.spaces import parse_space
 from optsearch.tasks import TASKS
 
 
@@ -41,18 +44,35 @@ def refused(*words: str, status: int = 2, **environment: str) -> str:
     return result.stderr
 
 
-def commands() -> list[tuple[str, str]]:
-    root = get_command(app)
+def leaves() -> list[tuple[str, Any]]:
+    """Every command that does something, by its whole name."""
     found = []
-    for name, command in root.commands.items():  # type: ignore[attr-defined]
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         inner = getattr(command, "commands", {"": command})
-        found += [(f"{name} {sub}".strip(), each.help or "") for sub, each in inner.items()]
+        found += [(f"{name} {sub}".strip(), each) for sub, each in inner.items()]
     return found
 
 
-@pytest.mark.parametrize(("name", "text"), commands())
-def test_every_command_has_help_with_an_example_that_begins_with_it(name: str, text: str) -> None:
-    assert f"Example: optsearch {name}" in text
+@pytest.mark.parametrize(("name", "command"), leaves())
+def test_every_command_has_help_with_an_example_that_begins_with_it(name: str, command: Any) -> None:
+    assert f"Example: optsearch {name}" in command.help
+
+
+def test_the_readme_names_commands_and_options_that_exist() -> None:
+    readme = (Path(optsearch.__file__).parent.parent / "README.md").read_text()
+    shown = re.findall(r"^ {4}optsearch ([^#\n]+)", readme, re.MULTILINE)
+    assert len(shown) >= 6
+    known = dict(leaves())
+    for line in shown:
+        name = next(name for name in known if line.startswith(name))
+        options = {option for param in known[name].params for option in param.opts}
+        assert set(re.findall(r"(?<!\S)--?[a-z-]+", line)) <= options
+
+
+def test_the_readme_shows_a_space_that_can_be_searched() -> None:
+    readme = (Path(optsearch.__file__).parent.parent / "README.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert len(list(parse_space("README.md", text).rows())) == 3
 
 
 def test_the_lists_name_everything_that_is_registered() -> None:
@@ -88,8 +108,9 @@ def test_what_does_not_exist_is_named_with_what_does() -> None:
     assert "digits_mlp" in refused("study", "create", "x", "--task", "nothing")
     assert "vision" in refused("study", "create", "x", "--domain", "nothing")
     assert "needs a task" in refused("study", "create", "x")
-    assert "cuda:0" in refused("study", "run", "x", "--device", "tpu")
     call("study", "create", "x", "--task", "quadratics")
+    assert "It has: cpu" in refused("study", "run", "x", "--device", "tpu")
+    assert "--device is empty" in refused("study", "run", "x", "--device", ",")
     assert "Studies: x" in refused("study", "run", "y")
     assert "exists already" in refused("study", "create", "x", "--task", "quadratics")
     assert "no complete trial" in refused("export", "x")

@@ -9,7 +9,7 @@ from torch import nn
 from optsearch import evaluation
 from optsearch.evaluation import baseline, comparison, metrics, runs
 from optsearch.evaluation.baseline import CosineDecay
-from optsearch.evaluation.runs import Trial
+from optsearch.evaluation.runs import Setup
 from optsearch.meta_training import inner
 from optsearch.optimizers import AdamW, named_design
 from optsearch.seeds import generator
@@ -17,13 +17,13 @@ from optsearch.tasks import families
 
 HORIZON = 40
 FAMILY = families("digits_mlp")[0]
-TRIAL = Trial(FAMILY, HORIZON, "meta", (0, 1), "test")
+SETUP = Setup(FAMILY, HORIZON, "meta", (0, 1), "test")
 
 
 def test_the_baseline_is_torch_adamw_under_warmup_and_cosine() -> None:
     """The same params, batches and learning rates in a plain torch loop give the same losses."""
     lr, seed = 0.01, 1
-    ours = runs.run(CosineDecay(AdamW()), {"lr": torch.tensor([[lr]])}, Trial(FAMILY, HORIZON, "meta", (seed,), "test"))
+    ours = runs.run(CosineDecay(AdamW()), {"lr": torch.tensor([[lr]])}, Setup(FAMILY, HORIZON, "meta", (seed,), "test"))
     stream = generator(seed, "test", FAMILY.name)
     params = FAMILY.init(stream, {})
     rows = inner.draw(FAMILY, "inner", (HORIZON,), stream)
@@ -55,10 +55,10 @@ def test_the_baseline_is_torch_adamw_under_warmup_and_cosine() -> None:
 
 
 def test_tuning_finds_the_best_learning_rate_of_the_grid() -> None:
-    tuned = baseline.tune(TRIAL)
+    tuned = baseline.tune(SETUP)
     finals = []
     for rate in baseline.LEARNING_RATES:
-        measured = runs.run(CosineDecay(AdamW()), {"lr": torch.tensor([[rate]])}, TRIAL).measured
+        measured = runs.run(CosineDecay(AdamW()), {"lr": torch.tensor([[rate]])}, SETUP).measured
         finals.append(float(metrics.final_loss(measured).mean()))
     assert tuned.learning_rate == baseline.LEARNING_RATES[finals.index(min(finals))]
     assert tuned.final_loss == pytest.approx(min(finals), rel=1e-4)
@@ -69,8 +69,8 @@ def test_tuning_finds_the_best_learning_rate_of_the_grid() -> None:
 
 
 def test_the_baseline_against_itself_ties() -> None:
-    tuned = baseline.tune(TRIAL)
-    measured = baseline.run(tuned, TRIAL)
+    tuned = baseline.tune(SETUP)
+    measured = baseline.run(tuned, SETUP)
     assert torch.equal(metrics.speedup(measured.measured, metrics.final_loss(measured.measured)).clamp(max=1.0),
                        torch.ones(2))
     final = metrics.final_loss(measured.measured)
@@ -125,8 +125,8 @@ def test_an_unlearned_optimizer_has_a_finite_value_and_a_whole_report() -> None:
     assert value > 0  # AdamW at 1e-3 without a schedule loses to a tuned one
     evaluation.opponent(FAMILY, HORIZON, cache)
     assert len(calls) == 2
-    trial = evaluation.report_trials([FAMILY], HORIZON)[0]
-    compared = evaluation.compared([evaluation.report(design, weights, trial, cache)])
+    setup = evaluation.report_setups([FAMILY], HORIZON)[0]
+    compared = evaluation.compared([evaluation.report(design, weights, setup, cache)])
     content = compared.to_config()
     assert set(content["relative_loss"]) == {"value", "low", "high"}
     assert content["relative_loss"]["low"] <= content["relative_loss"]["value"] <= content["relative_loss"]["high"]
@@ -137,16 +137,16 @@ def test_an_unlearned_optimizer_has_a_finite_value_and_a_whole_report() -> None:
 def test_a_diverged_optimizer_counts_as_the_cap_and_is_counted() -> None:
     design = named_design("lstm_2016")
     weights = {name: leaf * 1e6 for name, leaf in design.init_weights(generator(0, "weights")).items()}
-    trial = evaluation.report_trials([FAMILY], HORIZON)[0]
-    compared = evaluation.compared([evaluation.report(design, weights, trial)])
-    assert compared.num_failed == len(trial.seeds)
+    setup = evaluation.report_setups([FAMILY], HORIZON)[0]
+    compared = evaluation.compared([evaluation.report(design, weights, setup)])
+    assert compared.num_failed == len(setup.seeds)
     assert compared.speedup.value == 0.0
     value = evaluation.value(design, weights, [evaluation.opponent(FAMILY, HORIZON)])
     assert torch.isfinite(torch.tensor(value))
 
 
 def test_tuning_selection_and_report_share_no_seed_and_no_rows() -> None:
-    selection = evaluation.selection_trial(FAMILY, HORIZON)
-    report = evaluation.report_trials([FAMILY], HORIZON)[0]
+    selection = evaluation.selection_setup(FAMILY, HORIZON)
+    report = evaluation.report_setups([FAMILY], HORIZON)[0]
     assert (selection.split, report.split) == ("meta", "test")
     assert len({comparison.TUNING, selection.purpose, report.purpose}) == 3

@@ -107,8 +107,15 @@ def _weights(store: Store) -> Artifact:
     return Artifact.load(store.places.artifacts / trial.user_attrs["artifacts"]["weights.safetensors"])
 
 
-def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_weights(home: Path) -> None:
-    """The whole worker dies without a word; the same command finishes the trial as if nothing had been."""
+def _children(pid: int) -> list[int]:
+    """The processes that train, below a running command."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.mark.parametrize("victim", ["the whole worker", "the process that trains"])
+def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_weights(home: Path, victim: str) -> None:
+    """It dies without a word; the same command finishes the trial as if nothing had been."""
     unbroken, killed = Store.at("sqlite:///unbroken.db"), Store.at("sqlite:///killed.db")
     for store in (unbroken, killed):
         made("one", budget=8000, storage=store.url)
@@ -122,10 +129,16 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_weights(home: Pa
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if victim == "the whole worker":
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    else:
+        (child,) = _children(process.pid)
+        os.kill(child, signal.SIGKILL)
     before = records.curve(study_id, 0)
     assert len(before) < 8
+    if victim != "the whole worker":
+        assert process.wait(timeout=90) == 0
 
     result = call("study", "run", "one", "--trials", "1", "--storage", killed.url, "--json")
     assert result.returncode == 0, result.stderr

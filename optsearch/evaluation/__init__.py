@@ -9,8 +9,8 @@ from optsearch.evaluation.comparison import (
     compared,
     opponent,
     report,
-    report_trials,
-    selection_trial,
+    report_setups,
+    selection_setup,
     tuned_baseline,
     uncached,
     value,
@@ -18,4 +18,4 @@ from optsearch.evaluation.comparison import (
 from optsearch.evaluation.metrics import Interval
 
 __all__ = ["Baseline", "Cache", "Comparison", "FamilyReport", "Interval", "Opponent", "compared", "opponent", "report",
-           "report_trials", "selection_trial", "tuned_baseline", "uncached", "value"]
+           "report_setups", "selection_setup", "tuned_baseline", "uncached", "value"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optsearch.evaluation import metrics, runs
-from optsearch.evaluation.runs import Runs, Trial
+from optsearch.evaluation.runs import Runs, Setup
 from optsearch.optimizers.bases import AdamW, Base
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.optimizer import Observation
@@ -67,20 +67,20 @@ class Baseline:
         return Baseline(**config)
 
 
-def tune(trial: Trial) -> Baseline:
-    """Run the whole grid on all seeds of the trial, as one batch."""
+def tune(setup: Setup) -> Baseline:
+    """Run the whole grid on all seeds of the setup, as one batch."""
     rates = torch.tensor(LEARNING_RATES)[:, None]
-    grid = runs.run(CosineDecay(AdamW()), {"lr": rates.to(_device(trial))}, trial)
+    grid = runs.run(CosineDecay(AdamW()), {"lr": rates.to(_device(setup))}, setup)
     finals = metrics.final_loss(grid.measured).view(len(LEARNING_RATES), -1).mean(1)
     best = int(finals.argmin())
-    return Baseline(trial.family.name, trial.horizon, LEARNING_RATES[best], float(finals[best]),
+    return Baseline(setup.family.name, setup.horizon, LEARNING_RATES[best], float(finals[best]),
                     0 < best < len(LEARNING_RATES) - 1)
 
 
-def run(baseline: Baseline, trial: Trial) -> Runs:
-    """The tuned baseline on a trial, one column a seed."""
-    return runs.run(CosineDecay(AdamW()), {"lr": torch.tensor([[baseline.learning_rate]]).to(_device(trial))}, trial)
+def run(baseline: Baseline, setup: Setup) -> Runs:
+    """The tuned baseline on a setup, one column a seed."""
+    return runs.run(CosineDecay(AdamW()), {"lr": torch.tensor([[baseline.learning_rate]]).to(_device(setup))}, setup)
 
 
-def _device(trial: Trial) -> torch.device:
-    return next(iter(trial.family.data.inner.values())).device
+def _device(setup: Setup) -> torch.device:
+    return next(iter(setup.family.data.inner.values())).device

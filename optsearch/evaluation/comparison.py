@@ -13,7 +13,7 @@ from optsearch.evaluation import baseline as baselines
 from optsearch.evaluation import metrics, runs
 from optsearch.evaluation.baseline import Baseline
 from optsearch.evaluation.metrics import Interval
-from optsearch.evaluation.runs import Runs, Trial
+from optsearch.evaluation.runs import Runs, Setup
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.tasks.family import TaskFamily
 from optsearch.trees import Tree
@@ -34,31 +34,31 @@ def uncached(key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def tuned_baseline(family: TaskFamily, horizon: int, cache: Cache = uncached) -> Baseline:
     """The baseline of a family at a horizon, tuned on `meta` rows with seeds used for nothing else."""
-    trial = Trial(family, horizon, "meta", tuple(range(NUM_TUNING_SEEDS)), TUNING)
+    setup = Setup(family, horizon, "meta", tuple(range(NUM_TUNING_SEEDS)), TUNING)
     key = f"adamw-cosine/{family.name}/{horizon}/{NUM_TUNING_SEEDS}"
-    return Baseline.from_config(cache(key, lambda: baselines.tune(trial).to_config()))
+    return Baseline.from_config(cache(key, lambda: baselines.tune(setup).to_config()))
 
 
 @dataclass(frozen=True)
 class Opponent:
     """What a trial of the search is measured against: the tuned baseline's final losses on the selection seeds."""
 
-    trial: Trial
+    setup: Setup
     finals: Tensor
 
 
-def selection_trial(family: TaskFamily, horizon: int) -> Trial:
+def selection_setup(family: TaskFamily, horizon: int) -> Setup:
     """What a trial's value is measured on: `meta` rows and a few seeds of their own."""
-    return Trial(family, horizon, "meta", tuple(range(NUM_SELECTION_SEEDS)), SELECTION)
+    return Setup(family, horizon, "meta", tuple(range(NUM_SELECTION_SEEDS)), SELECTION)
 
 
 def opponent(family: TaskFamily, horizon: int, cache: Cache = uncached) -> Opponent:
-    """The tuned baseline on the family's selection trial."""
-    trial = selection_trial(family, horizon)
+    """The tuned baseline on the family's selection setup."""
+    setup = selection_setup(family, horizon)
     tuned = tuned_baseline(family, horizon, cache)
     key = f"adamw-cosine/{family.name}/{horizon}/{NUM_SELECTION_SEEDS}/finals"
-    content = cache(key, lambda: {"finals": metrics.final_loss(baselines.run(tuned, trial).measured).tolist()})
-    return Opponent(trial, torch.tensor(content["finals"]))
+    content = cache(key, lambda: {"finals": metrics.final_loss(baselines.run(tuned, setup).measured).tolist()})
+    return Opponent(setup, torch.tensor(content["finals"]))
 
 
 def value(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Opponent]) -> float:
@@ -68,7 +68,7 @@ def value(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Oppone
 
 def log_relative_losses(optimizer: LearnedOptimizer, weights: Tree, against: Opponent) -> Tensor:
     """One value a seed; finite, since losses are capped."""
-    measured = runs.run(optimizer, {name: leaf[None] for name, leaf in weights.items()}, against.trial).measured
+    measured = runs.run(optimizer, {name: leaf[None] for name, leaf in weights.items()}, against.setup).measured
     return (metrics.final_loss(measured).cpu() / against.finals).log()
 
 
@@ -126,26 +126,26 @@ def compared(reports: Sequence[FamilyReport]) -> Comparison:
                       tuple(reports))
 
 
-def report_trials(families: Sequence[TaskFamily], horizon: int, first_seed: int = 0) -> tuple[Trial, ...]:
+def report_setups(families: Sequence[TaskFamily], horizon: int, first_seed: int = 0) -> tuple[Setup, ...]:
     """Fresh seeds, and test rows that neither meta-training nor selection has seen."""
     seeds = tuple(range(first_seed, first_seed + NUM_REPORT_SEEDS))
-    return tuple(Trial(family, horizon, "test", seeds, REPORT) for family in families)
+    return tuple(Setup(family, horizon, "test", seeds, REPORT) for family in families)
 
 
-def report(optimizer: LearnedOptimizer, weights: Tree, trial: Trial, cache: Cache = uncached) -> FamilyReport:
-    """Train with both on the trial's seeds; see `report_trials`."""
-    tuned = tuned_baseline(trial.family, trial.horizon, cache)
+def report(optimizer: LearnedOptimizer, weights: Tree, setup: Setup, cache: Cache = uncached) -> FamilyReport:
+    """Train with both on the setup's seeds; see `report_setups`."""
+    tuned = tuned_baseline(setup.family, setup.horizon, cache)
     # A short run each first: the first call of an operation in a process costs more than all others.
-    short = replace(trial, horizon=2)
+    short = replace(setup, horizon=2)
     batched = {name: leaf[None] for name, leaf in weights.items()}
     baselines.run(tuned, short)
     runs.run(optimizer, batched, short)
     moments = [time.perf_counter()]
-    baseline_runs = baselines.run(tuned, trial)
+    baseline_runs = baselines.run(tuned, setup)
     moments.append(time.perf_counter())
-    learned_runs = runs.run(optimizer, batched, trial)
+    learned_runs = runs.run(optimizer, batched, setup)
     moments.append(time.perf_counter())
-    seconds = [(end - start) / len(trial.seeds) for start, end in pairwise(moments)]
-    num_failed = int((metrics.final_loss(learned_runs.measured) >= trial.family.loss_cap).sum())
+    seconds = [(end - start) / len(setup.seeds) for start, end in pairwise(moments)]
+    num_failed = int((metrics.final_loss(learned_runs.measured) >= setup.family.loss_cap).sum())
     return FamilyReport(tuned, learned_runs, baseline_runs, num_failed,
                         learned_seconds=seconds[1], baseline_seconds=seconds[0])

@@ -29,10 +29,10 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Setup:
     """What one optimizer is put to: a family, a horizon, a split, and the seeds of its inner trainings.
 
-    A seed fixes task, initial params and batches, so two optimizers on one trial meet the same.
+    A seed fixes task, initial params and batches, so two optimizers on one setup meet the same.
     """
 
     family: TaskFamily
@@ -42,26 +42,26 @@ class Trial:
     purpose: str
 
 
-def run(optimizer: InnerOptimizer, weights: Tree, trial: Trial) -> Runs:
+def run(optimizer: InnerOptimizer, weights: Tree, setup: Setup) -> Runs:
     """Train once a seed for each of `m` sets of weights (leaves `[m, ...]`); columns run over sets, then seeds."""
-    num_sets, num_seeds = len(next(iter(weights.values()))), len(trial.seeds)
+    num_sets, num_seeds = len(next(iter(weights.values()))), len(setup.seeds)
     weights = {name: leaf.repeat_interleave(num_seeds, 0) for name, leaf in weights.items()}
-    generators = [generator(seed, trial.purpose, trial.family.name) for seed in trial.seeds]
-    trainings = inner.start(optimizer, trial.family, generators, [trial.horizon] * num_seeds)
-    rows = torch.stack([inner.draw(trial.family, "inner", (trial.horizon,), seeded) for seeded in generators], 1)
+    generators = [generator(seed, setup.purpose, setup.family.name) for seed in setup.seeds]
+    trainings = inner.start(optimizer, setup.family, generators, [setup.horizon] * num_seeds)
+    rows = torch.stack([inner.draw(setup.family, "inner", (setup.horizon,), seeded) for seeded in generators], 1)
     trainings = trainings.map(lambda leaf: leaf.repeat(num_sets, *[1] * (leaf.dim() - 1)))
-    return _run(optimizer, weights, trial, trainings, rows.repeat(1, num_sets, 1))
+    return _run(optimizer, weights, setup, trainings, rows.repeat(1, num_sets, 1))
 
 
 @torch.no_grad()
-def _run(optimizer: InnerOptimizer, weights: Tree, trial: Trial, trainings: Trainings, rows: Tensor) -> Runs:
+def _run(optimizer: InnerOptimizer, weights: Tree, setup: Setup, trainings: Trainings, rows: Tensor) -> Runs:
     train, measured = [], []
-    every = max(1, trial.horizon // NUM_MEASUREMENTS)
-    for index in range(trial.horizon):
-        batch = inner.rows_at(trial.family, "inner", rows[index])
-        losses, trainings = inner.step(optimizer, trial.family, weights, trainings, batch)
-        train.append(inner.capped(losses, trial.family))
-        if (trial.horizon - index - 1) % every == 0:
-            losses = inner.losses_on_split(trial.family, trainings, trial.split)
-            measured.append(inner.capped(losses, trial.family))
+    every = max(1, setup.horizon // NUM_MEASUREMENTS)
+    for index in range(setup.horizon):
+        batch = inner.rows_at(setup.family, "inner", rows[index])
+        losses, trainings = inner.step(optimizer, setup.family, weights, trainings, batch)
+        train.append(inner.capped(losses, setup.family))
+        if (setup.horizon - index - 1) % every == 0:
+            losses = inner.losses_on_split(setup.family, trainings, setup.split)
+            measured.append(inner.capped(losses, setup.family))
     return Runs(torch.stack(train), torch.stack(measured))

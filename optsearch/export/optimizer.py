@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from optsearch.errors import UsageError
@@ -63,12 +64,13 @@ class LearnedTorchOptimizer(Optimizer):
         return loss
 
     def _is_finite(self) -> bool:
-        gradients = [param.grad for group in self.param_groups for param in group["params"] if param.grad is not None]
-        for gradient in gradients:
-            if gradient.is_sparse:
-                raise UsageError("sparse gradients are not supported by learned optimizers; "
-                                 "use dense ones (nn.Embedding(..., sparse=False)).")
-        return all(bool(gradient.isfinite().all()) for gradient in gradients)
+        gradients = [param.grad for group in self.param_groups for param in group["params"]
+                     if param.grad is not None and param.numel()]
+        if any(gradient.is_sparse for gradient in gradients):
+            raise UsageError("sparse gradients are not supported by learned optimizers; "
+                             "use dense ones (nn.Embedding(..., sparse=False)).")
+        # The largest magnitude, and with it one wait for the device instead of one a tensor.
+        return bool(get_total_norm(gradients, torch.inf).isfinite())
 
     def _skip(self) -> None:
         if self.num_skipped_steps == 0:

@@ -62,13 +62,13 @@ def evaluate_file(path: Path, tasks: Sequence[str], *, horizon: int | None = Non
     artifact = Artifact.load(path)
     families = families_of(tasks)
     horizon = horizon or int(artifact.provenance.get("horizon", 200))
-    trials = evaluation.report_trials(families, horizon, first_seed)
+    setups = evaluation.report_setups(families, horizon, first_seed)
     torch.set_num_threads(1)
-    with progress.meter("comparing", len(trials), quiet=quiet) as meter:
+    with progress.meter("comparing", len(setups), quiet=quiet) as meter:
         reports = []
-        for index, trial in enumerate(trials):
-            reports.append(evaluation.report(artifact.design, artifact.weights, trial, _cache(url)))
-            meter.update(index + 1, trial.family.name)
+        for index, setup in enumerate(setups):
+            reports.append(evaluation.report(artifact.design, artifact.weights, setup, _cache(url)))
+            meter.update(index + 1, setup.family.name)
     return Headline(path, artifact.provenance, evaluation.compared(reports), time.monotonic() - started)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from optsearch.errors import FileError, StudyError
+from optsearch.errors import FileError, StudyError, UsageError
 from optsearch.export import Artifact
 from optsearch.search import workers
 from optsearch.search.definition import StudyDefinition
@@ -99,6 +100,7 @@ class Store:
         study = self.load(name)
         definition = StudyDefinition.of(study)
         definition.check_unchanged()
+        check_devices(slots)
         with storage_errors(self.url):
             study.set_user_attr(workers.STOP, False)
         records = self.records
@@ -117,6 +119,15 @@ class Store:
             finished = study.get_trials(deepcopy=False, states=FINISHED)
         for trial in finished:
             self.places.delete(self.places.trial_folder(study._study_id, chain_of(trial)))
+
+
+def check_devices(slots: Sequence[str]) -> None:
+    """Raise `UsageError` for a device that this machine does not have."""
+    num_gpus = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{index}" for index in range(num_gpus))]
+    for device in slots:
+        if device not in known:
+            raise UsageError(f"this machine has no device `{device}`. It has: {', '.join(known)}.")
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial:

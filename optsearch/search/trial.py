@@ -90,8 +90,8 @@ def _plan(job: Job) -> Plan:
 
 
 def _opponents(job: Job, plan: Plan) -> Sequence[Opponent]:
-    trials = (evaluation.selection_trial(family, plan.settings.horizon) for family in plan.families)
-    return [Opponent(trial, torch.tensor(finals)) for trial, finals in zip(trials, job.opponents, strict=True)]
+    setups = (evaluation.selection_setup(family, plan.settings.horizon) for family in plan.families)
+    return [Opponent(setup, torch.tensor(finals)) for setup, finals in zip(setups, job.opponents, strict=True)]
 
 
 def _row(point: Point, value: float) -> CurveRow:

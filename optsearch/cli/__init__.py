@@ -1,0 +1,157 @@
+"""The command line: parses, calls, prints. `main` is the console script."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optsearch.cli.options import (
+    DeviceOption,
+    JsonOption,
+    NameArgument,
+    QuietOption,
+    StorageOption,
+    WorkersOption,
+    columns,
+    emit,
+    slots_of,
+)
+from optsearch.cli.study import studies
+from optsearch.errors import OptsearchError
+
+# The exit status that typer makes of Ctrl-C.
+INTERRUPTED = 130
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Find the learned optimizer that trains your kind of model fastest.")
+app.add_typer(studies, name="study")
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line and an exit status, no traceback unless --debug."""
+    try:
+        app(standalone_mode=True)
+    except OptsearchError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"optsearch: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except SystemExit as status:
+        if status.code == INTERRUPTED:
+            print("optsearch: interrupted; run the same command again to go on.", file=sys.stderr)
+        raise
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+         debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    if version:
+        import optsearch
+
+        print(optsearch.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def dashboard(storage: StorageOption = None, host: Annotated[str, typer.Option(help="Address.")] = "127.0.0.1",
+              port: Annotated[int, typer.Option(help="Port.")] = 8080) -> None:
+    """Watch studies in Optuna Dashboard: curves, weights and pictures of every trial. It has no passwords.
+
+    Example: optsearch dashboard --port 8080
+    """
+    from optsearch.dashboard import serve
+    from optsearch.search.study import Store
+
+    serve(Store.at(storage), host, port)
+
+
+@app.command()
+def export(name: NameArgument,
+           output: Annotated[Path, typer.Option("--output", "-o", help="The file.")] = Path("best.safetensors"),
+           trial: Annotated[int | None, typer.Option(help="A trial's number; by default the best.")] = None,
+           storage: StorageOption = None) -> None:
+    """Write a trial's learned optimizer to a file that `optsearch.load` reads.
+
+    Example: optsearch export digits -o best.safetensors
+    """
+    from optsearch.search.study import Store
+    from optsearch.search.study import export as write
+
+    found = write(Store.at(storage), name, output, trial)
+    print(f"{output}: trial {found.provenance['trial']} of {name}, value {found.provenance['value']:.4f}\n"
+          f'use it: optimizer = optsearch.load("{output}")(model.parameters(), num_steps=...)')
+
+
+@app.command()
+def evaluate(file: Annotated[Path, typer.Argument(help="A file made by `optsearch export`.")],
+             task: Annotated[list[str], typer.Option(help="A task; may be given several times.")],
+             horizon: Annotated[int | None, typer.Option(min=10, help="Inner steps; by default the study's.")] = None,
+             seed: Annotated[int, typer.Option(help="The first inner seed.")] = 0,
+             picture: Annotated[Path | None, typer.Option(help="Draw both curves into this .png.")] = None,
+             storage: StorageOption = None, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Compare a learned optimizer with tuned AdamW + cosine on fresh seeds and test data.
+
+    Example: optsearch evaluate best.safetensors --task digits_mlp
+    """
+    from optsearch.report.headline import evaluate_file, in_words
+
+    headline = evaluate_file(file, task, horizon=horizon, first_seed=seed, url=storage, quiet=quiet)
+    if picture is not None:
+        headline.draw(picture)
+    emit(headline.to_config(), as_json, in_words(headline))
+
+
+@app.command()
+def quickstart(directory: Annotated[Path, typer.Option(help="Where weights and picture go.")] = Path("quickstart"),
+               workers: WorkersOption = 2, device: DeviceOption = "cpu", storage: StorageOption = None,
+               quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """The whole way in minutes: a small study on handwritten digits, its best optimizer, and how good it is.
+
+    Example: optsearch quickstart
+    """
+    from optsearch.quickstart import walk, what_next
+    from optsearch.report.headline import in_words
+    from optsearch.search.study import Store
+
+    headline = walk(Store.at(storage), directory, slots_of(device, workers), quiet=quiet)
+    emit(headline.to_config(), as_json, [*in_words(headline), *what_next(directory)])
+
+
+@app.command()
+def spaces(as_json: JsonOption = False) -> None:
+    """The search spaces that are shipped, a line each.
+
+    Example: optsearch spaces
+    """
+    from optsearch.search import resources
+    from optsearch.search.spaces import load_space
+
+    found = [(name, load_space(name).description) for name in resources.names(resources.SPACES)]
+    emit(dict(found), as_json, columns(found))
+
+
+@app.command()
+def tasks(as_json: JsonOption = False) -> None:
+    """The tasks that can be learned on, a line each.
+
+    Example: optsearch tasks
+    """
+    from optsearch.tasks import TASKS
+
+    found = [(name, families()[0].domain, (families.__doc__ or "").strip()) for name, families in TASKS.items()]
+    emit({name: {"domain": domain, "description": text} for name, domain, text in found}, as_json, columns(found))
+
+
+@app.command()
+def designs(as_json: JsonOption = False) -> None:
+    """The named designs of learned optimizers, a line each.
+
+    Example: optsearch designs
+    """
+    from optsearch.optimizers import DESIGNS, num_weights
+
+    found = [(name, f"{num_weights(design)} weights", text) for name, (design, text) in DESIGNS.items()]
+    emit({name: {"num_weights": num_weights(design), "description": text, "design": design.to_config()}
+           for name, (design, text) in DESIGNS.items()}, as_json, columns(found))

@@ -1,0 +1,132 @@
+"""`optsearch study ...`: make, run and look at studies."""
+
+from typing import Annotated, Any
+
+import typer
+
+from optsearch.cli.options import (
+    DeviceOption,
+    JsonOption,
+    NameArgument,
+    QuietOption,
+    StorageOption,
+    WorkersOption,
+    columns,
+    emit,
+    slots_of,
+)
+
+studies = typer.Typer(no_args_is_help=True, help="Make, run and look at studies.")
+
+
+@studies.command("create")
+def create(name: NameArgument,
+           space: Annotated[str, typer.Option(help="A space's name or a .toml file.")] = "all",
+           task: Annotated[list[str] | None, typer.Option(help="A task; may be given several times.")] = None,
+           domain: Annotated[str | None, typer.Option(help="All tasks of a domain.")] = None,
+           horizon: Annotated[int, typer.Option(help="Inner steps that the optimizer is to be best at.")] = 200,
+           budget: Annotated[int, typer.Option(help="Inner steps that one trial may spend.")] = 200_000,
+           seed: Annotated[int, typer.Option(help="Seed of sampler and trials.")] = 0,
+           storage: StorageOption = None) -> None:
+    """Make a study: a space to search, tasks to learn on, a budget a trial.
+
+    Example: optsearch study create digits --task digits_mlp
+    """
+    from optsearch.search.definition import define
+    from optsearch.search.study import Store
+
+    definition = define(space=space, tasks=task or [], domain=domain, horizon=horizon, budget=budget, seed=seed)
+    store = Store.at(storage)
+    store.create(name, definition)
+    print(f"made study {name} in {store.url}: space {space}, tasks {', '.join(definition.tasks)}\n"
+          f"next: optsearch study run {name} --trials 40 --workers 2")
+
+
+@studies.command("run")
+def run(name: NameArgument,
+        trials: Annotated[int, typer.Option(min=1, help="Finished trials that the study shall have in the end; "
+                                                        "the same command goes on after an interruption.")] = 40,
+        workers: WorkersOption = 1, device: DeviceOption = "cpu", storage: StorageOption = None,
+        quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Run trials, several side by side; killed ones go on from their last checkpoint.
+
+    Example: optsearch study run digits --trials 40 --workers 2
+    """
+    from optsearch.search.study import Store, summary
+    from optsearch.watching import run_and_watch
+
+    store = Store.at(storage)
+    run_and_watch(store, name, slots_of(device, workers), trials, quiet=quiet)
+    counts = summary(store.load(name))
+    emit(counts, as_json, [_in_words(counts), f"next: optsearch export {name} -o best.safetensors"])
+
+
+def _in_words(counts: dict[str, Any]) -> str:
+    best = "no value yet" if counts["best_value"] is None else f"best value {counts['best_value']:.4f}"
+    return (f"{counts['name']}: {counts['complete']} complete, {counts['pruned']} pruned, {counts['fail']} failed, "
+            f"{counts['running']} running, {counts['waiting']} waiting; {best}")
+
+
+@studies.command("list")
+def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """The studies of a database, a line each.
+
+    Example: optsearch study list
+    """
+    from optsearch.search.study import Store, summary
+
+    store = Store.at(storage)
+    found = [summary(store.load(name)) for name in store.names()]
+    emit(found, as_json, [_in_words(each) for each in found] or [f"no studies in {store.url}"])
+
+
+@studies.command("show")
+def show(name: NameArgument, storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """A study's definition and trials; a value is log(loss / tuned AdamW's), so below 0 is better.
+
+    Example: optsearch study show digits
+    """
+    from optsearch.search.definition import StudyDefinition
+    from optsearch.search.study import Store, summary
+
+    study = Store.at(storage).load(name)
+    definition, counts = StudyDefinition.of(study), summary(study)
+    trials = study.get_trials(deepcopy=False)
+    rows = [(str(trial.number), trial.state.name.lower(), "" if trial.value is None else f"{trial.value:.4f}",
+             " ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+                      for key, value in sorted(trial.params.items()))) for trial in trials]
+    as_data = [{"number": trial.number, "state": trial.state.name, "value": trial.value, "params": trial.params}
+               for trial in trials]
+    facts = {"space": definition.space, "tasks": list(definition.tasks), "horizon": definition.horizon,
+             "budget": definition.budget, "seed": definition.seed}
+    emit(counts | facts | {"trials": as_data}, as_json,
+          [_in_words(counts), ", ".join(f"{key} {value}" for key, value in facts.items()), *columns(rows)])
+
+
+@studies.command("stop")
+def stop(name: NameArgument, storage: StorageOption = None) -> None:
+    """Start no more trials in any worker; running ones end by themselves.
+
+    Example: optsearch study stop digits
+    """
+    from optsearch.search.study import Store
+
+    Store.at(storage).stop(name)
+    print(f"{name}: no more trials are started; `optsearch study run {name}` goes on")
+
+
+@studies.command("delete")
+def delete(name: NameArgument, yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+           storage: StorageOption = None) -> None:
+    """Delete a study with its curves, weights and pictures.
+
+    Example: optsearch study delete digits --yes
+    """
+    from optsearch.search.study import Store
+
+    store = Store.at(storage)
+    store.load(name)
+    if not yes and not typer.confirm(f"Delete study {name} with all its trials and files?"):
+        raise typer.Exit(1)
+    store.delete(name)
+    print(f"deleted study {name}")
