@@ -1,20 +1,24 @@
 """The command line: help that can be pasted, lists, and errors of one line."""
 
+import io
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from typer.main import get_command
 
 import optsearch
-from optsearch.cli import app
+from optsearch.cli import app, main
 from optsearch.cli.options import slots_of
 from optsearch.errors import UsageError
 from optsearch.export import Artifact
@@ -30,9 +34,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "optsearch", *words], capture_output=True, text=True, check=False,
-                          env=os.environ | environment)
+@dataclass(frozen=True)
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(*words: str, **environment: str) -> Result:
+    """The console script's function, in this process: most of a command's time is importing torch."""
+    out, err = io.StringIO(), io.StringIO()
+    with (patch.dict(os.environ, environment), patch.object(sys, "argv", ["optsearch", *words]),
+          redirect_stdout(out), redirect_stderr(err)):
+        try:
+            main()
+            status = 0
+        except SystemExit as error:
+            status = int(error.code or 0)
+    return Result(status, out.getvalue(), err.getvalue())
 
 
 def refused(*words: str, status: int = 2, **environment: str) -> str:
@@ -141,7 +160,8 @@ def test_databases_that_can_not_be_used_are_one_line(url: str, status: int, word
 
 
 def test_debug_shows_the_traceback() -> None:
-    result = call("--debug", "study", "run", "x")
+    command = [sys.executable, "-m", "optsearch", "--debug", "study", "run", "x"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" in result.stderr
     assert result.returncode == 1
 

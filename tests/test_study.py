@@ -160,14 +160,17 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_weights(home: Pa
 
 def test_ctrl_c_leaves_trials_to_be_resumed(home: Path) -> None:
     made("tiny", budget=8000, storage="sqlite:///studies/optsearch.db")
-    process = subprocess.Popen([sys.executable, "-m", "optsearch", "study", "run", "tiny", "-q"],
-                               stderr=subprocess.PIPE, text=True)
     store = Store.at()
-    while not Records(store.url).curves(1):
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    with subprocess.Popen([sys.executable, "-m", "optsearch", "study", "run", "tiny", "-q"],
+                          stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not Records(store.url).curves(1):
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert error == "optsearch: interrupted; run the same command again to go on.\n"
     assert [trial.state.name for trial in store.load("tiny").get_trials()] == ["FAIL", "WAITING"]
