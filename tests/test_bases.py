@@ -29,7 +29,7 @@ from optsearch.optimizers import (
     Raw,
     Residual,
 )
-from optsearch.optimizers.features import Inputs
+from optsearch.optimizers.inputs import Inputs
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.rules import ACTIVATIONS
 from optsearch.seeds import generator
@@ -101,7 +101,8 @@ def run_rule(rule, weights, sequence):
     """Outputs `[steps, num_outputs, n]` for features `[steps, num_inputs, n]`."""
     layout, state, outputs = Layout.of({"p": sequence[0, 0]}), rule.init(sequence[0, 0]), []
     for features in sequence:
-        output, state = rule.update(weights, Inputs(layout, None, features, None, None, None), state)
+        (block,) = Inputs(layout, None, lambda _, values=features: values, None, None, None).blocks()
+        output, state = rule.update(weights, block, state)
         outputs.append(output)
     return torch.stack(outputs)
 

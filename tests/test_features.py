@@ -171,7 +171,7 @@ def test_offsets_cannot_push_a_decay_out_of_its_range():
         seen = []
         for moment, inputs in inputs_over_time(features, weights):
             seen.append(moment.gradient)
-            torch.testing.assert_close(inputs.per_parameter, average(seen).expand(3, -1))
+            torch.testing.assert_close(inputs.values(inputs.layout.blocks[0]), average(seen).expand(3, -1))
 
 
 @pytest.mark.parametrize("groups", [
@@ -201,7 +201,8 @@ def test_log_sign_splits_magnitude_and_sign():
     inputs, _ = features.observe({}, Moment(layout, gradient, gradient, one, one), features.init(layout, gradient))
     magnitude = [-1, -1, -1, math.log(0.1) / 5, 0, math.log(100) / 5]
     sign = [0, 1e-12 * math.exp(5), -1e-3 * math.exp(5), 1, -1, 1]
-    torch.testing.assert_close(inputs.per_parameter, torch.tensor([magnitude, sign]).double(), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(inputs.values(inputs.layout.blocks[0]), torch.tensor([magnitude, sign]).double(),
+                               rtol=1e-7, atol=1e-7)
 
 
 def test_a_zero_gradient_gives_finite_features():

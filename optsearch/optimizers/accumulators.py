@@ -6,7 +6,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.layout import Layout
+from optsearch.optimizers.layout import Block, Layout
 from optsearch.trees import Tree
 
 # A learned decay is 1 - exp(10 (log(1 - decay) / 10 + offset)), so that small offsets move it on its own scale.
@@ -68,16 +68,16 @@ class Factored:
         return Factored(layout, torch.lerp(torch.cat(rows, -1)[..., None, :], state["rows"], decays),
                         torch.lerp(torch.cat(columns, -1)[..., None, :], state["columns"], decays))
 
-    def precondition(self, values: Tensor) -> Tensor:
-        """`values` `[..., k or 1, n]` times the inverse root of the factored second moment."""
+    def precondition(self, values: Tensor, block: Block) -> Tensor:
+        """A block's `values` `[..., k or 1, n]` times the inverse root of the factored second moment."""
         parts = []
-        for segment, part in zip(self.layout.segments, self.layout.per_tensor(values), strict=True):
-            rows = self.rows[..., segment.rows]
+        for piece, place in block.placed:
+            segment, part, rows = piece.segment, values[..., place], self.rows[..., piece.rows]
             if segment.is_matrix:
-                mean = rows.mean(-1, keepdim=True) + FACTOR_EPS
+                mean = self.rows[..., segment.rows].mean(-1, keepdim=True) + FACTOR_EPS
                 row_factor = (rows / mean).clamp(min=FACTOR_EPS).rsqrt()
                 column_factor = self.columns[..., segment.columns].clamp(min=FACTOR_EPS).rsqrt()
-                matrix = part.unflatten(-1, segment.matrix) * row_factor[..., None] * column_factor[..., None, :]
+                matrix = part.unflatten(-1, (-1, piece.width)) * row_factor[..., None] * column_factor[..., None, :]
                 parts.append(matrix.flatten(-2))
             else:
                 parts.append(part * (rows + FACTOR_EPS).rsqrt())

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from optsearch.optimizers import accumulators
 from optsearch.optimizers.accumulators import Factored
-from optsearch.optimizers.layout import Layout, Segment
+from optsearch.optimizers.inputs import Inputs
+from optsearch.optimizers.layout import Block, Layout
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
 
@@ -34,7 +36,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Averages:
-    """A moment with its running averages: what the feature functions read."""
+    """A moment with its running averages."""
 
     moment: Moment
     momentum: Tensor
@@ -42,48 +44,75 @@ class Averages:
     factored: Factored
     decays: accumulators.Decays
 
-    @property
-    def gradient(self) -> Tensor:
-        return self.moment.gradient[..., None, :]
+
+@dataclass(frozen=True)
+class View:
+    """The part of the averages that belongs to one block: what the feature functions read."""
+
+    averages: Averages
+    block: Block
+
+    def _part(self, values: Tensor) -> Tensor:
+        return values[..., self.block.parameters]
 
     @property
+    def gradient(self) -> Tensor:
+        return self._part(self.averages.moment.gradient)[..., None, :]
+
+    @property
+    def params(self) -> Tensor:
+        return self._part(self.averages.moment.params)[..., None, :]
+
+    @property
+    def momentum(self) -> Tensor:
+        return self._part(self.averages.momentum)
+
+    @property
+    def second_moment(self) -> Tensor:
+        return self._part(self.averages.second_moment)
+
+    def preconditioned(self, values: Tensor) -> Tensor:
+        return self.averages.factored.precondition(values, self.block)
+
+    @cached_property
     def rsqrt(self) -> Tensor:
         return (self.second_moment + RSQRT_EPS).rsqrt()
 
     def corrected_root(self) -> Tensor:
         """Adam's √v̂ + ε."""
-        correction = 1 - self.decays.second_moment ** self.moment.step[..., None]
+        averages = self.averages
+        correction = 1 - averages.decays.second_moment ** averages.moment.step[..., None]
         return (self.second_moment / correction).sqrt() + ADAM_EPS
 
 
-def _log_sign(averages: Averages) -> Tensor:
+def _log_sign(view: View) -> Tensor:
     """Magnitude and sign of the gradient apart (Andrychowicz et al. 2016, arxiv.org/abs/1606.04474)."""
-    gradient = averages.gradient
+    gradient = view.gradient
     log = (gradient.abs() + 1e-8).log() / LOG_SCALE
     sign = gradient * torch.e**LOG_SCALE
     return torch.cat([log.clamp(min=-1), torch.where(log >= -1, gradient.sign(), sign.clamp(-1, 1))], dim=-2)
 
 
-def _corrected_momentum(averages: Averages) -> Tensor:
-    correction = 1 - averages.decays.momentum ** averages.moment.step[..., None]
-    return averages.momentum / correction / averages.corrected_root()
+def _corrected_momentum(view: View) -> Tensor:
+    correction = 1 - view.averages.decays.momentum ** view.averages.moment.step[..., None]
+    return view.momentum / correction / view.corrected_root()
 
 
 # One value a parameter: `[..., width, n]`.
-PARAMETER_GROUPS: dict[str, Callable[[Averages], Tensor]] = {
-    "gradient": lambda averages: averages.gradient,
-    "clipped_gradient": lambda averages: averages.gradient.clamp(-CLIP, CLIP),
-    "parameter": lambda averages: averages.moment.params[..., None, :],
-    "momentum": lambda averages: averages.momentum,
-    "second_moment": lambda averages: averages.second_moment,
-    "normalised_momentum": lambda averages: averages.momentum * averages.rsqrt,
-    "normalised_gradient": lambda averages: averages.gradient * averages.rsqrt,
-    "rsqrt_second_moment": lambda averages: averages.rsqrt,
-    "factored_gradient": lambda averages: averages.factored.precondition(averages.gradient),
-    "factored_momentum": lambda averages: averages.factored.precondition(averages.momentum),
+PARAMETER_GROUPS: dict[str, Callable[[View], Tensor]] = {
+    "gradient": lambda view: view.gradient,
+    "clipped_gradient": lambda view: view.gradient.clamp(-CLIP, CLIP),
+    "parameter": lambda view: view.params,
+    "momentum": lambda view: view.momentum,
+    "second_moment": lambda view: view.second_moment,
+    "normalised_momentum": lambda view: view.momentum * view.rsqrt,
+    "normalised_gradient": lambda view: view.gradient * view.rsqrt,
+    "rsqrt_second_moment": lambda view: view.rsqrt,
+    "factored_gradient": lambda view: view.preconditioned(view.gradient),
+    "factored_momentum": lambda view: view.preconditioned(view.momentum),
     "log_sign": _log_sign,
     "corrected_momentum": _corrected_momentum,
-    "corrected_gradient": lambda averages: averages.gradient / averages.corrected_root(),
+    "corrected_gradient": lambda view: view.gradient / view.corrected_root(),
 }
 # One value a row and one a column of each matrix, `[..., k, num_rows]` and `[..., k, num_columns]`.
 LINE_GROUPS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -194,59 +223,15 @@ class Features:
         return self._inputs(averages), {"momentum": averages.momentum, "second_moment": averages.second_moment,
                                         "rows": factored.rows, "columns": factored.columns}
 
-    def _inputs(self, averages: Averages) -> "Inputs":
+    def _inputs(self, averages: Averages) -> Inputs:
         moment, factored = averages.moment, averages.factored
-        per_parameter = [PARAMETER_GROUPS[name](averages) for name in self.names if name in PARAMETER_GROUPS]
         lines = [LINE_GROUPS[name] for name in self.names if name in LINE_GROUPS]
         shared = [SHARED_GROUPS[name](moment) for name in self.names if name in SHARED_GROUPS]
         eps = self.normalize_eps if self.normalize else None
-        return Inputs(moment.layout, eps, torch.cat(per_parameter, -2),
+        return Inputs(moment.layout, eps, lambda block: self._per_parameter(View(averages, block)),
                       torch.cat([line(factored.rows) for line in lines], -2) if lines else None,
                       torch.cat([line(factored.columns) for line in lines], -2) if lines else None,
                       torch.cat(shared, -1) if shared else None)
 
-
-@dataclass(frozen=True)
-class Inputs:
-    """Features before normalisation: `[..., f, n]` a parameter, a row, a column, and `[..., f]` shared."""
-
-    layout: Layout
-    eps: float | None
-    per_parameter: Tensor
-    rows: Tensor | None
-    columns: Tensor | None
-    shared: Tensor | None
-
-    def project(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """`weight @ features + bias` for every parameter: `[..., outputs, n]`.
-
-        Normalising a feature is one number a tensor, so it scales the columns of `weight`; features of rows,
-        of columns and of the step are projected at their own size and broadcast.
-        """
-        widths = [self.per_parameter.shape[-2], *(() if self.rows is None else (self.rows.shape[-2],) * 2)]
-        widths.append(weight.shape[-1] - sum(widths))
-        blocks = weight.split(widths, dim=-1)
-        if self.shared is not None:
-            bias = bias + (blocks[-1] @ self.shared[..., None]).squeeze(-1)
-        return torch.cat([self._tensor(segment, blocks, bias) for segment in self.layout.segments], dim=-1)
-
-    def _tensor(self, segment: Segment, blocks: tuple[Tensor, ...], bias: Tensor) -> Tensor:
-        values = self.per_parameter[..., segment.parameters]
-        hidden = self._linear(blocks[0], values, bias[..., None])
-        if self.rows is None or self.columns is None:
-            return hidden
-        rows = self.rows[..., segment.rows]
-        if not segment.is_matrix:
-            # A vector's full averages stand for both its row and its column.
-            return hidden + self._linear(blocks[1], rows) + self._linear(blocks[2], rows)
-        from_rows = self._linear(blocks[1], rows)
-        from_columns = self._linear(blocks[2], self.columns[..., segment.columns])
-        return (hidden.unflatten(-1, segment.matrix)
-                .add_(from_rows[..., None]).add_(from_columns[..., None, :]).flatten(-2))
-
-    def _linear(self, weight: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self.eps is not None:
-            mean_square = torch.linalg.vector_norm(values, dim=-1).square() / max(values.shape[-1], 1)
-            weight = weight * (mean_square + self.eps).rsqrt()[..., None, :]
-        product = weight @ values
-        return product if bias is None else product.add_(bias)
+    def _per_parameter(self, view: View) -> Tensor:
+        return torch.cat([PARAMETER_GROUPS[name](view) for name in self.names if name in PARAMETER_GROUPS], -2)

@@ -11,6 +11,9 @@ from torch import Tensor
 from optsearch import trees
 from optsearch.trees import Tree
 
+# Parameters: so many that calls don't count, so few that a block's features stay in the cache.
+BLOCK_SIZE = 1 << 14
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -28,6 +31,48 @@ class Segment:
     @property
     def matrix(self) -> tuple[int, int]:
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `first` to `last` of one tensor; `index` is the tensor's number."""
+
+    index: int
+    segment: Segment
+    first: int
+    last: int
+
+    @property
+    def width(self) -> int:
+        return self.segment.matrix[1] if self.segment.is_matrix else 1
+
+    @cached_property
+    def rows(self) -> slice:
+        start = self.segment.rows.start
+        return slice(start + self.first, start + self.last)
+
+    @cached_property
+    def parameters(self) -> slice:
+        start = self.segment.parameters.start
+        return slice(start + self.first * self.width, start + self.last * self.width)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring pieces that are worked on at once."""
+
+    pieces: tuple[Piece, ...]
+
+    @cached_property
+    def parameters(self) -> slice:
+        return slice(self.pieces[0].parameters.start, self.pieces[-1].parameters.stop)
+
+    @cached_property
+    def placed(self) -> tuple[tuple[Piece, slice], ...]:
+        """Every piece, and where it lies in a vector of the block's parameters alone."""
+        start = self.parameters.start
+        return tuple((piece, slice(piece.parameters.start - start, piece.parameters.stop - start))
+                     for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -64,6 +109,27 @@ class Layout:
     @property
     def num_columns(self) -> int:
         return self.segments[-1].columns.stop
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """All parameters in blocks of about `BLOCK_SIZE`: small tensors together, large ones row by row."""
+        blocks: list[list[Piece]] = [[]]
+        room = BLOCK_SIZE
+        for piece in self._pieces():
+            size = (piece.last - piece.first) * piece.width
+            if size > room and blocks[-1]:
+                blocks.append([])
+                room = BLOCK_SIZE
+            blocks[-1].append(piece)
+            room -= size
+        return tuple(Block(tuple(pieces)) for pieces in blocks)
+
+    def _pieces(self) -> Iterator[Piece]:
+        for index, segment in enumerate(self.segments):
+            num_rows, width = segment.matrix[0], max(1, segment.matrix[1])
+            step = max(1, BLOCK_SIZE // width)
+            for first in range(0, num_rows, step):
+                yield Piece(index, segment, first, min(first + step, num_rows))
 
     @staticmethod
     def flatten(tree: Tree, batch_dims: int) -> Tensor:

@@ -12,6 +12,7 @@ from optsearch.optimizers.bases import BASES, AdamW, Base
 from optsearch.optimizers.features import Features, Moment
 from optsearch.optimizers.graph import graph_of
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, Head
+from optsearch.optimizers.inputs import Inputs
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
 from optsearch.optimizers.part import Config, part_from_config, part_to_config
@@ -103,7 +104,7 @@ class LearnedOptimizer:
 
     def _direction(self, weights: Tree, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
         inputs, averages = self.features.observe(within("features", weights), moment, within("features", state))
-        outputs, memory = self.rule.update(within("rule", weights), inputs, within("rule", state))
+        outputs, memory = self._apply_rule(within("rule", weights), inputs, within("rule", state))
         learned = self.head.direction(moment.layout, outputs, moment.params)
         next_state = prefixed("features", averages) | prefixed("rule", memory)
         if self.base is None:
@@ -111,6 +112,18 @@ class LearnedOptimizer:
         base, base_state = self.base.direction(moment.gradient, moment.params, moment.step, within("base", state))
         direction = self.mixing.mix(learned, base, outputs[..., self.head.num_outputs:, :])
         return direction, next_state | prefixed("base", base_state)
+
+    def _apply_rule(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
+        outputs, memories = [], []
+        for part in inputs.blocks():
+            parameters = part.block.parameters
+            output, memory = self.rule.update(
+                weights, part, {name: leaf[..., parameters] for name, leaf in state.items()})
+            outputs.append(output)
+            memories.append(memory)
+        if len(outputs) == 1:
+            return outputs[0], memories[0]
+        return torch.cat(outputs, -1), {name: torch.cat([memory[name] for memory in memories], -1) for name in state}
 
     def graph(self) -> "networkx.DiGraph[str]":
         """The parts and what flows between them, as a directed acyclic graph."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.features import Inputs
+from optsearch.optimizers.inputs import BlockInputs
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
 
@@ -28,7 +28,7 @@ class Rule(Protocol):
     def init(self, like: Tensor) -> Tree:
         """The rule's own state for parameters `like` `[*batch, n]`."""
 
-    def update(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
+    def update(self, weights: Tree, inputs: BlockInputs, state: Tree) -> tuple[Tensor, Tree]:
         """Outputs `[..., num_outputs, n]` and the next state."""
 
 
@@ -67,7 +67,7 @@ class MLP:
     def init(self, like: Tensor) -> Tree:
         return {}
 
-    def update(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
+    def update(self, weights: Tree, inputs: BlockInputs, state: Tree) -> tuple[Tensor, Tree]:
         activation = ACTIVATIONS[self.activation]
         hidden = activation(inputs.project(weights["hidden0.weight"], weights["hidden0.bias"]))
         for index in range(1, self.num_layers):
@@ -106,7 +106,7 @@ class LSTM:
         shape = (*like.shape[:-1], self.num_layers, self.hidden_size, like.shape[-1])
         return {"hidden": like.new_zeros(shape), "cell": like.new_zeros(shape)}
 
-    def update(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
+    def update(self, weights: Tree, inputs: BlockInputs, state: Tree) -> tuple[Tensor, Tree]:
         if self.input_size:
             values = torch.nn.functional.elu(inputs.project(weights["input.weight"], weights["input.bias"]))
             gates = _linear(weights, "gates0", values)
