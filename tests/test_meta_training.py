@@ -1,20 +1,18 @@
 """Meta-training: unbiased gradients, fair pairs, and a resume that gives the same bits."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from optsearch import trees
 from optsearch.errors import DesignError
-from optsearch.meta_training import Checkpoints, MetaTraining, Outcome, Plan, inner, meta_train, particles
+from optsearch.meta_training import Checkpoints, MetaTraining, Outcome, Plan, inner, meta_train
+from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.optimizers import LSTM, MLP, Features, LearnedOptimizer, NoMixing, Raw, named_design
-from optsearch.optimizers.optimizer import Observation
 from optsearch.seeds import generator
-from optsearch.tasks import Data, TaskFamily, families
-from optsearch.trees import Tree
+from optsearch.tasks import families
 
 SMALL = LearnedOptimizer(features=Features(groups=("lean",)), rule=MLP(hidden_size=4))
 SETTINGS = MetaTraining(horizon=40, num_tasks=2, truncation=10, num_meta_losses=2)
@@ -23,79 +21,6 @@ SETTINGS = MetaTraining(horizon=40, num_tasks=2, truncation=10, num_meta_losses=
 def plan(optimizer: LearnedOptimizer = SMALL, settings: MetaTraining = SETTINGS, *, task: str = "quadratics",
          budget: int = 1600, num_points: int = 4) -> Plan:
     return Plan(optimizer, families(task), settings, budget, num_points, seed=3)
-
-
-@dataclass(frozen=True)
-class LinearOptimizer:
-    """Steps of minus weight · gradient: its inner trainings have a closed form."""
-
-    def init(self, params: Tree, batch_dims: int = 0) -> Tree:
-        return {"step": torch.zeros(len(params["x"]), 1)}
-
-    def update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
-        return {"x": -weights["rate"] * observation.gradients["x"]}, state
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parabola(TaskFamily):
-    """x²/2 from x = 1: after t steps at rate r, x is (1 - r)^t."""
-
-    def sample(self, generator: torch.Generator) -> Tree:
-        return {}
-
-    def init(self, generator: torch.Generator, task: Tree) -> Tree:
-        return {"x": torch.ones(1)}
-
-    def loss(self, params: Tree, batch: Tree) -> Tensor:
-        return params["x"].square().sum() / 2 + 0 * batch["nothing"].sum()
-
-
-def parabola() -> Parabola:
-    rows = {"nothing": torch.zeros(4)}
-    return Parabola(name="parabola", domain="synthetic", loss_cap=10.0, batch_size=1, data=Data(rows, rows, rows))
-
-
-@pytest.mark.parametrize("estimator", ["pes", "nres"])
-def test_the_meta_gradient_is_that_of_the_whole_inner_training(estimator: str) -> None:
-    """Summed over the truncations of a run, both estimators are unbiased for the gradient of all its losses.
-
-    Here log loss = 2 t log(1 - r) - log 2 after t steps, weighted with 2 t / T, so the gradient over r is known.
-    """
-    settings = MetaTraining(horizon=4, truncation=2, num_tasks=20_000, num_meta_losses=2, min_horizon_ratio=1.0,
-                            sigma=0.01, estimator=estimator)  # type: ignore[arg-type]
-    shapes = {"rate": (1,)}
-    problem = particles.Problem(LinearOptimizer(), parabola(), settings, shapes)  # type: ignore[arg-type]
-    rate = torch.tensor([0.1])
-    group = particles.start(problem, 1, generator(0, "start"))
-    group = replace(group, windows_left=torch.full((settings.num_tasks,), 2))
-    total = torch.zeros(1)
-    for window in range(2):
-        gradient, _, group = particles.meta_gradient(problem, group, rate, generator(1, window))
-        total += gradient
-    steps = torch.arange(1, 5, dtype=torch.float32)
-    weights = 2 * steps / 4
-    expected = (weights * (-2 * steps / (1 - 0.1))).view(2, 2).mean(1).sum()
-    assert float(total) == pytest.approx(float(expected), rel=0.05)
-
-
-def test_both_halves_of_a_pair_start_alike_and_differ_only_by_their_weights() -> None:
-    settings = replace(SETTINGS, sigma=1e-12)
-    first = SMALL.init_weights(generator(0, "weights"))
-    problem = particles.Problem(SMALL, families("quadratics")[0], settings, trees.shapes_of(first))
-    group = particles.start(problem, len(trees.ravel(first)), generator(0, "start"))
-    _, losses, group = particles.meta_gradient(problem, group, trees.ravel(first), generator(0, "step"))
-    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
-
-
-def test_inner_trainings_do_not_restart_together() -> None:
-    settings = replace(SETTINGS, num_tasks=64, horizon=200)
-    problem = particles.Problem(SMALL, families("quadratics")[0], settings, {})
-    group = particles.start(problem, 5, generator(0, "start"))
-    assert len(set(group.windows_left.tolist())) > 5
-    horizons = group.trainings.horizon
-    assert horizons.min() >= 200 * settings.min_horizon_ratio
-    assert horizons.max() <= 200
-    assert bool((horizons % settings.truncation == 0).all())
 
 
 def test_a_batch_of_trainings_equals_trainings_run_one_by_one() -> None:
@@ -129,7 +54,7 @@ def test_meta_training_lowers_the_meta_loss() -> None:
 
 
 @pytest.mark.parametrize("rule", [MLP(hidden_size=4), LSTM(hidden_size=3)])
-@pytest.mark.parametrize("estimator", ["pes", "nres"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_resumed_meta_training_gives_the_same_bits(rule: MLP | LSTM, estimator: str, tmp_path: Path) -> None:
     settings = replace(SETTINGS, estimator=estimator)  # type: ignore[arg-type]
     asked = plan(replace(SMALL, rule=rule), settings, task="tabular_mlp")
@@ -190,18 +115,3 @@ def test_non_finite_losses_count_as_the_cap() -> None:
 def test_settings_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(DesignError):
         replace(SETTINGS, **change)  # type: ignore[arg-type]
-
-
-def test_the_train_meta_loss_uses_the_batches_of_the_inner_steps() -> None:
-    """With one inner step a meta-loss, it is the loss before that step, on that batch."""
-    settings = replace(SETTINGS, meta_loss="train", truncation=1, num_meta_losses=1, late_emphasis=0.0, sigma=1e-12)
-    first = SMALL.init_weights(generator(0, "weights"))
-    family = families("quadratics")[0]
-    problem = particles.Problem(SMALL, family, settings, trees.shapes_of(first))
-    group = particles.start(problem, len(trees.ravel(first)), generator(0, "start"))
-    _, losses, _ = particles.meta_gradient(problem, group, trees.ravel(first), generator(0, "step"))
-    rows = inner.draw(family, "inner", (1, 2), generator(0, "step"))[0]
-    task = {name: leaf[0] for name, leaf in group.trainings.task.items()}
-    params = {name: leaf[0] for name, leaf in group.trainings.params.items()}
-    batch = {name: leaf[0] for name, leaf in inner.rows_at(family, "inner", rows).items()}
-    assert float(losses[0, 0]) == pytest.approx(float(family.loss(params, task | batch).log()), rel=1e-5)

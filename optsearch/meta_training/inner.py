@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch.func import vmap
 from optsearch.optimizers.optimizer import Observation
 from optsearch.tasks.family import Split, TaskFamily
 from optsearch.trees import Tree, prefixed, within
+
+Gradients = Literal["none", "first_order", "second_order"]
 
 
 class InnerOptimizer(Protocol):
@@ -80,23 +82,28 @@ def draw(family: TaskFamily, split: Split, shape: tuple[int, ...], generator: to
     return torch.randint(len(rows), (*shape, family.batch_size), generator=generator).to(rows.device)
 
 
-def step(optimizer: InnerOptimizer, family: TaskFamily, weights: Tree, trainings: Trainings,
-         batch: Tree) -> tuple[Tensor, Trainings]:
-    """One inner step of every training; returns the losses `[n]` before it."""
-    params = {name: leaf.detach().requires_grad_() for name, leaf in trainings.params.items()}
+def step(optimizer: InnerOptimizer, family: TaskFamily, weights: Tree, trainings: Trainings, batch: Tree,
+         gradients: Gradients = "none") -> tuple[Tensor, Trainings]:
+    """One inner step of every training; returns the losses `[n]` before it.
+
+    `gradients` says what a later backward pass finds: nothing, the updates with their gradients taken as given,
+    or all of it.
+    """
     with torch.enable_grad():
+        params = {name: leaf if leaf.requires_grad else leaf.detach().requires_grad_()
+                  for name, leaf in trainings.params.items()}
         losses = vmap(family.loss)(params, trainings.task | batch)
         # Each loss depends on its own training's params alone, so the sum's gradient holds all of them.
-        gradients = torch.autograd.grad(losses.sum(), list(params.values()))
-    gradients = tuple(torch.nan_to_num(gradient) for gradient in gradients)
-    observation = Observation(dict(zip(params, gradients, strict=True)), trainings.params,
-                              trainings.step / trainings.horizon)
+        found = torch.autograd.grad(losses.sum(), list(params.values()), create_graph=gradients == "second_order",
+                                    retain_graph=gradients != "none")
+    found = tuple(torch.nan_to_num(gradient) for gradient in found)
+    observation = Observation(dict(zip(params, found, strict=True)), params, trainings.step / trainings.horizon)
     updates, state = optimizer.update(weights, observation, trainings.state)
-    moved = {name: leaf + updates[name] for name, leaf in trainings.params.items()}
-    return losses.detach(), Trainings(moved, state, trainings.task, trainings.step + 1, trainings.horizon)
+    moved = {name: leaf + updates[name] for name, leaf in params.items()}
+    losses = losses.detach() if gradients == "none" else losses
+    return losses, Trainings(moved, state, trainings.task, trainings.step + 1, trainings.horizon)
 
 
-@torch.no_grad()
 def losses_on(family: TaskFamily, trainings: Trainings, batch: Tree) -> Tensor:
     """Losses `[n]` on a batch `[n, batch_size, ...]` of each training's own, without a step."""
     return vmap(family.loss)(trainings.params, trainings.task | batch)

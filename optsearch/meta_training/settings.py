@@ -1,28 +1,29 @@
 """How a learned optimizer is meta-trained, as plain data."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from optsearch.errors import DesignError
 from optsearch.optimizers.part import require
 
 MetaLoss = Literal["validation", "train"]
-Estimator = Literal["pes", "nres"]
+EstimatorName = Literal["nres", "pes", "full_es", "full_es_sign", "backprop", "backprop_first_order"]
 
 
 @dataclass(frozen=True)
 class MetaTraining:
     """Everything that meta-training needs beside the design, the families, a budget and a seed.
 
-    `num_tasks` antithetic pairs of inner trainings run side by side for `truncation` inner steps a meta-step.
-    Horizons are log-uniform between `horizon` · `min_horizon_ratio` and `horizon`, in whole truncations.
-    `sigma` is the deviation of the perturbed weights. The meta-loss is taken `num_meta_losses` times a
-    meta-step: on the family's `meta` rows ("validation"), or on the batches of the inner steps ("train").
-    It is the mean of log losses, weighted with the inner training's progress to the power `late_emphasis`.
+    `num_tasks` inner trainings (antithetic pairs of them, but for backprop) run side by side for `truncation`
+    inner steps a meta-step; full ES runs them whole. Horizons are log-uniform between
+    `horizon` · `min_horizon_ratio` and `horizon`, in whole truncations. `sigma` is the deviation of the perturbed
+    weights. The meta-loss is taken `num_meta_losses` times a truncation: on the family's `meta` rows
+    ("validation"), or on the batches of the inner steps ("train"). It is the mean of log losses, weighted with
+    the inner training's progress to the power `late_emphasis`.
     """
 
     horizon: int = 200
-    estimator: Estimator = "nres"
+    estimator: EstimatorName = "nres"
     num_tasks: int = 4
     truncation: int = 20
     min_horizon_ratio: float = 0.2
@@ -33,8 +34,9 @@ class MetaTraining:
     late_emphasis: float = 1.0
 
     def __post_init__(self) -> None:
-        require("meta_training", self.estimator in ("pes", "nres"),
-                f"estimator must be pes or nres, not {self.estimator!r}.")
+        names = get_args(EstimatorName)
+        require("meta_training", self.estimator in names,
+                f"there is no estimator {self.estimator!r}. Estimators: {', '.join(names)}.")
         require("meta_training", self.meta_loss in ("validation", "train"),
                 f"meta_loss must be validation or train, not {self.meta_loss!r}.")
         require("meta_training", self.num_tasks > 0 and 0 < self.num_meta_losses <= self.truncation,
@@ -47,11 +49,6 @@ class MetaTraining:
         require("meta_training", 0 < self.min_horizon_ratio <= 1 and self.late_emphasis >= 0,
                 "min_horizon_ratio must be in (0, 1] and late_emphasis at least 0, not "
                 f"{self.min_horizon_ratio} and {self.late_emphasis}.")
-
-    @property
-    def steps_per_meta_step(self) -> int:
-        """Inner steps that one meta-step spends, both halves of the pairs counted."""
-        return 2 * self.num_tasks * self.truncation
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "MetaTraining":

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from optsearch import trees
-from optsearch.meta_training import particles
+from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.meta_training.outcome import Outcome
-from optsearch.meta_training.particles import Particles, Problem
 from optsearch.meta_training.settings import MetaTraining
+from optsearch.meta_training.windows import Problem
 from optsearch.optimizers.bases import AdamW
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.seeds import generator
@@ -25,20 +25,22 @@ FINAL_META_LR_RATIO = 0.1
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a meta-training needs to go on, bit for bit. `seconds` is the time spent training so far."""
+    """All that a meta-training needs to go on, bit for bit; `groups` are the estimator's states, one a family.
+
+    `seconds` is the time spent training so far."""
 
     weights: Tensor
     moments: Tree
-    particles: tuple[Particles, ...]
+    groups: tuple[Tree, ...]
     meta_step: int
     seconds: float
 
     def to_tree(self) -> Tree:
         tree = {"weights": self.weights} | prefixed("moments", self.moments)
-        for index, group in enumerate(self.particles):
-            tree |= prefixed(f"particles{index}", group.to_tree())
-        counts = {"meta_step": torch.tensor(self.meta_step), "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
-        return tree | counts
+        for index, group in enumerate(self.groups):
+            tree |= prefixed(f"group{index}", group)
+        return tree | {"num_groups": torch.tensor(len(self.groups)), "meta_step": torch.tensor(self.meta_step),
+                       "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
 
     def weights_tree(self, plan: "Plan") -> Tree:
         """The weights by name."""
@@ -47,10 +49,8 @@ class Snapshot:
     @staticmethod
     def from_tree(tree: Tree, device: torch.device | str = "cpu") -> "Snapshot":
         tree = {name: leaf if name.endswith("windows_left") else leaf.to(device) for name, leaf in tree.items()}
-        groups: list[Particles] = []
-        while group := within(f"particles{len(groups)}", tree):
-            groups.append(Particles.from_tree(group))
-        return Snapshot(tree["weights"], within("moments", tree), tuple(groups),
+        groups = tuple(within(f"group{index}", tree) for index in range(int(tree["num_groups"])))
+        return Snapshot(tree["weights"], within("moments", tree), groups,
                         int(tree["meta_step"]), float(tree["seconds"]))
 
 
@@ -81,8 +81,13 @@ class Plan:
     seed: int
 
     @property
+    def steps_per_meta_step(self) -> int:
+        """Inner steps that one meta-step spends; both halves of antithetic pairs count."""
+        return ESTIMATORS[self.settings.estimator].inner_steps(self.settings)
+
+    @property
     def num_meta_steps(self) -> int:
-        return max(self.num_points, self.budget // self.settings.steps_per_meta_step)
+        return max(self.num_points, self.budget // self.steps_per_meta_step)
 
     def first_weights(self) -> Tree:
         return self.optimizer.init_weights(generator(self.seed, "weights"))
@@ -116,10 +121,10 @@ def meta_train(plan: Plan, resume: Snapshot | None = None) -> Iterator[Point]:
         while now.meta_step < end:
             now, losses = _meta_step(plan, problems, now)
             meta_losses.append(losses.mean())
-        now = Snapshot(now.weights, now.moments, now.particles, now.meta_step,
+        now = Snapshot(now.weights, now.moments, now.groups, now.meta_step,
                        now.seconds + time.monotonic() - started)
         outcome = _outcome(now.weights, is_last=index == plan.num_points)
-        yield Point(index, now.meta_step * plan.settings.steps_per_meta_step, float(torch.stack(meta_losses).mean()),
+        yield Point(index, now.meta_step * plan.steps_per_meta_step, float(torch.stack(meta_losses).mean()),
                     outcome, trees.unravel(now.weights, shapes), now)
         if outcome is not None:
             return
@@ -128,7 +133,8 @@ def meta_train(plan: Plan, resume: Snapshot | None = None) -> Iterator[Point]:
 def _start(plan: Plan, problems: Sequence[Problem], weights: Tree) -> Snapshot:
     device = next(iter(problems[0].family.data.inner.values())).device
     vector = trees.ravel(weights).to(device)
-    groups = tuple(particles.start(problem, len(vector), generator(plan.seed, "start", index))
+    estimator = ESTIMATORS[plan.settings.estimator]
+    groups = tuple(estimator.start(problem, len(vector), generator(plan.seed, "start", index))
                    for index, problem in enumerate(problems))
     return Snapshot(vector, META_OPTIMIZER.init(vector), groups, 0, 0.0)
 
@@ -136,13 +142,13 @@ def _start(plan: Plan, problems: Sequence[Problem], weights: Tree) -> Snapshot:
 @torch.no_grad()
 def _meta_step(plan: Plan, problems: Sequence[Problem], now: Snapshot) -> tuple[Snapshot, Tensor]:
     turn = now.meta_step % len(problems)
-    gradient, losses, group = particles.meta_gradient(
-        problems[turn], now.particles[turn], now.weights, generator(plan.seed, "meta_step", now.meta_step))
-    step = torch.full((1,), now.meta_step + 1.0, device=gradient.device)
-    direction, moments = META_OPTIMIZER.direction(gradient, now.weights, step, now.moments)
+    found = ESTIMATORS[plan.settings.estimator].meta_gradient(
+        problems[turn], now.groups[turn], now.weights, generator(plan.seed, "meta_step", now.meta_step))
+    step = torch.full((1,), now.meta_step + 1.0, device=now.weights.device)
+    direction, moments = META_OPTIMIZER.direction(found.gradient, now.weights, step, now.moments)
     weights = now.weights - plan.meta_lr(now.meta_step) * direction
-    groups = (*now.particles[:turn], group, *now.particles[turn + 1:])
-    return Snapshot(weights, moments, groups, now.meta_step + 1, now.seconds), losses
+    groups = (*now.groups[:turn], found.state, *now.groups[turn + 1:])
+    return Snapshot(weights, moments, groups, now.meta_step + 1, now.seconds), found.losses
 
 
 def _outcome(weights: Tensor, *, is_last: bool) -> Outcome | None:

@@ -13,6 +13,8 @@ from optsearch.trees import Tree
 DECAY_GAIN = 10.0
 FACTORED_EPS = 1e-30
 FACTOR_EPS = 1e-9
+# Keeps the slope of the root of a second moment finite where a gradient is 0; beside Adam's eps it is nothing.
+ROOT_FLOOR = 1e-30
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from optsearch.optimizers.accumulators import ROOT_FLOOR
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
 
@@ -38,8 +39,8 @@ class AdamW:
     def direction(self, gradient: Tensor, params: Tensor, step: Tensor, state: Tree) -> tuple[Tensor, Tree]:
         first = gradient.lerp(state["first"], self.beta1)
         second = gradient.square().lerp(state["second"], self.beta2)
-        root = (second / (1 - self.beta2**step)).sqrt_().add_(self.eps)
-        direction = (first / (1 - self.beta1**step)).div_(root)
+        root = (second / (1 - self.beta2**step)).clamp_(min=ROOT_FLOOR).sqrt_() + self.eps
+        direction = first / (1 - self.beta1**step) / root
         if self.weight_decay:
             direction = direction.add_(params, alpha=self.weight_decay)
         return direction, {"first": first, "second": second}

@@ -82,7 +82,7 @@ class View:
         """Adam's √v̂ + ε."""
         averages = self.averages
         correction = 1 - averages.decays.second_moment ** averages.moment.step[..., None]
-        return (self.second_moment / correction).sqrt() + ADAM_EPS
+        return (self.second_moment / correction).clamp(min=accumulators.ROOT_FLOOR).sqrt() + ADAM_EPS
 
 
 def _log_sign(view: View) -> Tensor:

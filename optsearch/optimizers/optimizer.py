@@ -127,7 +127,7 @@ class LearnedOptimizer:
 
     def graph(self) -> "networkx.DiGraph[str]":
         """The parts and what flows between them, as a directed acyclic graph."""
-        return graph_of(self)
+        return graph_of(self.features, self.to_config())
 
     def to_config(self) -> dict[str, Config]:
         """The design as plain data; `from_config` is the inverse."""

@@ -17,10 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Rule(Protocol):
-    """A network over features whose `num_outputs` the head and the mixing read."""
-
-    @property
-    def num_layers(self) -> int: ...
+    """A network over features whose `num_outputs` the head and the mixing read; it has a field `num_layers`."""
 
     def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
         """Random weights; the readout is named `output.weight` and `output.bias`."""

@@ -1,0 +1,98 @@
+"""PES and NRES: antithetic pairs of inner trainings that go on from truncation to truncation."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from optsearch import trees
+from optsearch.meta_training.estimate import Estimate
+from optsearch.meta_training.inner import Trainings
+from optsearch.meta_training.settings import MetaTraining
+from optsearch.meta_training.windows import Problem, Window, draw_horizon, fresh_trainings, twice
+from optsearch.trees import Tree
+
+
+@dataclass(frozen=True)
+class Particles:
+    """`num_tasks` pairs; the first half of `trainings` runs at weights + perturbation, the second at -.
+
+    `perturbation` `[num_tasks, num_weights]` is the pair's current one, `memory` what PES has summed since the
+    inner training began (for NRES both are the same), `windows_left` `[num_tasks]` counts truncations.
+    """
+
+    trainings: Trainings
+    perturbation: Tensor
+    memory: Tensor
+    windows_left: Tensor
+
+    def to_tree(self) -> Tree:
+        return self.trainings.to_tree() | {"perturbation": self.perturbation, "memory": self.memory,
+                                           "windows_left": self.windows_left}
+
+    @staticmethod
+    def from_tree(tree: Tree) -> "Particles":
+        return Particles(Trainings.from_tree(tree), tree["perturbation"], tree["memory"], tree["windows_left"])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Both estimators. PES (Vicol et al. 2021, arxiv.org/abs/2112.13835) draws a perturbation a truncation and
+    weighs losses with the sum of all since the inner training began; NRES (Li et al. 2023,
+    arxiv.org/abs/2304.12180) keeps one perturbation for a whole inner training.
+    """
+
+    reuses_noise: bool
+
+    def inner_steps(self, settings: MetaTraining) -> int:
+        return 2 * settings.num_tasks * settings.truncation
+
+    def start(self, problem: Problem, num_weights: int, generator: torch.Generator) -> Tree:
+        """Fresh pairs whose first inner trainings are cut at random, so that they don't all restart together."""
+        settings = problem.settings
+        horizons = [draw_horizon(settings, generator) for _ in range(settings.num_tasks)]
+        trainings = twice(fresh_trainings(problem, horizons, generator))
+        nothing = torch.zeros(settings.num_tasks, num_weights, device=trainings.step.device)
+        cuts = [int(torch.randint(1, horizon // settings.truncation + 1, (), generator=generator))
+                for horizon in horizons]
+        particles = Particles(trainings, nothing, nothing, torch.tensor(cuts))
+        everyone = torch.ones(settings.num_tasks, dtype=torch.bool)
+        return self._perturbed(problem, particles, everyone, generator).to_tree()
+
+    def meta_gradient(self, problem: Problem, state: Tree, weights: Tensor, generator: torch.Generator) -> Estimate:
+        particles, settings = Particles.from_tree(state), problem.settings
+        perturbed = torch.cat([weights + particles.perturbation, weights - particles.perturbation])
+        window = Window(problem, settings.truncation, settings.num_tasks)
+        losses, trainings = window.run(particles.trainings, trees.unravel(perturbed, problem.shapes), generator)
+        losses = losses.unflatten(0, (2, settings.num_tasks))
+        difference = (losses[0] - losses[1])[:, None]
+        gradient = (particles.memory * difference).mean(0) / (2 * settings.sigma**2)
+        return Estimate(gradient, losses, self._next(problem, replace(particles, trainings=trainings), generator))
+
+    def _next(self, problem: Problem, particles: Particles, generator: torch.Generator) -> Tree:
+        windows_left = particles.windows_left - 1
+        done = windows_left == 0
+        if done.any():
+            particles, windows_left = _restarted(problem, particles, windows_left, generator)
+        particles = replace(particles, windows_left=windows_left)
+        return self._perturbed(problem, particles, done, generator).to_tree()
+
+    def _perturbed(self, problem: Problem, particles: Particles, fresh: Tensor,
+                   generator: torch.Generator) -> Particles:
+        noise = problem.settings.sigma * torch.randn(particles.memory.shape, generator=generator)
+        noise, fresh = noise.to(particles.memory.device), fresh.to(particles.memory.device)[:, None]
+        if self.reuses_noise:
+            noise = torch.where(fresh, noise, particles.perturbation)
+            return replace(particles, perturbation=noise, memory=noise)
+        return replace(particles, perturbation=noise, memory=torch.where(fresh, noise, particles.memory + noise))
+
+
+def _restarted(problem: Problem, particles: Particles, windows_left: Tensor,
+               generator: torch.Generator) -> tuple[Particles, Tensor]:
+    rows = (windows_left == 0).nonzero().squeeze(-1)
+    horizons = [draw_horizon(problem.settings, generator) for _ in rows]
+    fresh = twice(fresh_trainings(problem, horizons, generator))
+    both = torch.cat([rows, rows + problem.settings.num_tasks]).to(particles.memory.device)
+    windows = torch.tensor(horizons) // problem.settings.truncation
+    return (replace(particles, trainings=particles.trainings.with_rows(both, fresh)),
+            windows_left.index_copy(0, rows, windows))
