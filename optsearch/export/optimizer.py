@@ -10,10 +10,9 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from optsearch.errors import UsageError
+from optsearch.export.bundle import STEP, Bundle
 from optsearch.optimizers.optimizer import LearnedOptimizer, Observation
 from optsearch.trees import Tree
-
-NAME = "param"
 
 
 class LearnedTorchOptimizer(Optimizer):
@@ -28,6 +27,7 @@ class LearnedTorchOptimizer(Optimizer):
     def __init__(self, params: Iterable[Any], design: LearnedOptimizer, weights: Tree, **defaults: Any) -> None:
         self.design = design
         self.num_skipped_steps = 0
+        self._bundles: dict[int, list[Bundle]] = {}
         self._weights = {torch.device("cpu"): {name: leaf.detach().to("cpu", torch.float32, copy=True)
                                                for name, leaf in weights.items()}}
         super().__init__(params, defaults | {"step": 0})
@@ -79,20 +79,38 @@ class LearnedTorchOptimizer(Optimizer):
         self.num_skipped_steps += 1
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        for param in group["params"]:
-            if param.grad is None or param.numel() == 0:
-                continue
-            params = {NAME: param.float()}
-            if not self.state[param]:
-                self.state[param] = self.design.init(params)
-            progress = None
+        for bundle in self._bundles_of(group):
+            device, progress = bundle.params[0].device, None
             if group["num_steps"] is not None:
-                progress = param.new_full((1,), min(group["step"] / group["num_steps"], 1.0), dtype=torch.float32)
-            observation = Observation({NAME: param.grad.float()}, params, progress, group["weight_decay"])
-            updates, self.state[param] = self.design.update(
-                self._weights_on(param.device), observation, self.state[param])
-            # Added in the wider of the two types: float64 params keep their precision.
-            param.copy_(param.add(updates[NAME], alpha=float(group["lr"])))
+                progress = torch.full((1,), min(group["step"] / group["num_steps"], 1.0), device=device)
+            values = {str(index): param.float() for index, param in enumerate(bundle.params)}
+            gradients = {str(index): param.grad.float() for index, param in enumerate(bundle.params)
+                         if param.grad is not None}
+            observation = Observation(gradients, values, progress, group["weight_decay"])
+            updates, state = self.design.update(self._weights_on(device), observation, bundle.state)
+            bundle.advance(state)
+            for param, part, update in zip(bundle.params, bundle.parts, updates.values(), strict=True):
+                self.state[param] = part
+                # Added in the wider of the two types: float64 params keep their precision.
+                param.copy_(param.add(update, alpha=float(group["lr"])))
+
+    def _bundles_of(self, group: dict[str, Any]) -> list[Bundle]:
+        """The group's params that have a gradient: those of the last step, or else put together anew."""
+        active = [param for param in group["params"] if param.grad is not None and param.numel()]
+        kept = self._bundles.get(id(group), [])
+        is_same = {id(param) for param in active} == {id(param) for bundle in kept for param in bundle.params}
+        if not is_same or not all(bundle.holds([self.state[param] for param in bundle.params]) for bundle in kept):
+            kept = self._bundles[id(group)] = self._bundled(active)
+        return kept
+
+    def _bundled(self, params: list[Tensor]) -> list[Bundle]:
+        together: dict[tuple[torch.device, float], list[Tensor]] = {}
+        for param in params:
+            if not self.state[param]:
+                self.state[param] = self.design.init({"param": param.float()})
+            # Params that missed a step have a count of their own, and with it another bias correction.
+            together.setdefault((param.device, float(self.state[param][STEP])), []).append(param)
+        return [Bundle.of(each, [self.state[param] for param in each]) for each in together.values()]
 
     def _weights_on(self, device: torch.device) -> Tree:
         if device not in self._weights:
@@ -103,7 +121,7 @@ class LearnedTorchOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # torch copies and pickles only what every optimizer has.
         own = ("design", "num_skipped_steps", "_weights")
-        return super().__getstate__() | {name: getattr(self, name) for name in own}
+        return super().__getstate__() | {name: getattr(self, name) for name in own} | {"_bundles": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch, and `num_skipped_steps`."""
@@ -112,6 +130,7 @@ class LearnedTorchOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but exact."""
         super().load_state_dict(state_dict)
+        self._bundles = {}
         self.num_skipped_steps = state_dict.get("num_skipped_steps", 0)
         # torch casts state to the parameter's type (pytorch/pytorch#43706); ours stays float32.
         saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
