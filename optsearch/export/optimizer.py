@@ -82,7 +82,8 @@ class LearnedTorchOptimizer(Optimizer):
         for bundle in self._bundles_of(group):
             device, progress = bundle.params[0].device, None
             if group["num_steps"] is not None:
-                progress = torch.full((1,), min(group["step"] / group["num_steps"], 1.0), device=device)
+                part_done = min(group["step"] / group["num_steps"], 1.0)
+                progress = torch.full((1,), part_done, device=device, dtype=torch.float32)
             values = {str(index): param.float() for index, param in enumerate(bundle.params)}
             gradients = {str(index): param.grad.float() for index, param in enumerate(bundle.params)
                          if param.grad is not None}
