@@ -154,7 +154,8 @@ def test_names_batch_size_and_domain_are_as_given():
 
 
 def test_dropout_that_does_nothing_is_no_obstacle():
-    family_of(lambda: nn.Sequential(nn.Dropout(0.0), nn.Linear(4, 3)))
+    family = family_of(lambda: nn.Sequential(nn.Dropout(0.0), nn.Linear(4, 3)))
+    assert set(family.init(generator(0, "init"), {})) == {"1.weight", "1.bias"}
 
 
 @pytest.mark.parametrize(("layer", "message"), [

@@ -10,7 +10,7 @@ from optsearch.meta_training import inner
 from optsearch.meta_training.estimate import Estimate
 from optsearch.meta_training.inner import Trainings
 from optsearch.meta_training.settings import MetaTraining
-from optsearch.meta_training.windows import Problem, Window, draw_horizon, fresh_trainings
+from optsearch.meta_training.windows import Problem, Window, draw_horizon, first_windows, fresh_trainings, restarted
 from optsearch.trees import Tree
 
 
@@ -28,12 +28,11 @@ class Backprop:
         return settings.num_tasks * settings.truncation
 
     def start(self, problem: Problem, num_weights: int, generator: torch.Generator) -> Tree:
-        """Fresh trainings, the first of which are cut at random, so that they don't all restart together."""
+        """Fresh trainings."""
         settings = problem.settings
         horizons = [draw_horizon(settings, generator) for _ in range(settings.num_tasks)]
-        cuts = [int(torch.randint(1, horizon // settings.truncation + 1, (), generator=generator))
-                for horizon in horizons]
-        return fresh_trainings(problem, horizons, generator).to_tree() | {"windows_left": torch.tensor(cuts)}
+        trainings = fresh_trainings(problem, horizons, generator)
+        return trainings.to_tree() | {"windows_left": first_windows(settings, horizons, generator)}
 
     def meta_gradient(self, problem: Problem, state: Tree, weights: Tensor, generator: torch.Generator) -> Estimate:
         settings = problem.settings
@@ -44,18 +43,8 @@ class Backprop:
             losses, trainings = window.run(
                 Trainings.from_tree(state), trees.unravel(everyone, problem.shapes), generator)
             (gradient,) = torch.autograd.grad(losses.mean(), leaf)
-        trainings = trainings.map(torch.Tensor.detach)
-        next_state = self._next(problem, trainings, state["windows_left"] - 1, generator)
+        trainings, windows_left = restarted(
+            problem, trainings.map(torch.Tensor.detach), state["windows_left"] - 1, generator)
         # One exploding training says nothing about the others' weights: the meta-step is then left out.
         gradient = torch.where(gradient.isfinite().all(), gradient, torch.zeros_like(gradient))
-        return Estimate(gradient, losses.detach(), next_state)
-
-    @staticmethod
-    def _next(problem: Problem, trainings: Trainings, windows_left: Tensor, generator: torch.Generator) -> Tree:
-        rows = (windows_left == 0).nonzero().squeeze(-1)
-        if len(rows):
-            horizons = [draw_horizon(problem.settings, generator) for _ in rows]
-            fresh = fresh_trainings(problem, horizons, generator)
-            trainings = trainings.with_rows(rows.to(trainings.step.device), fresh)
-            windows_left = windows_left.index_copy(0, rows, torch.tensor(horizons) // problem.settings.truncation)
-        return trainings.to_tree() | {"windows_left": windows_left}
+        return Estimate(gradient, losses.detach(), trainings.to_tree() | {"windows_left": windows_left})

@@ -9,7 +9,15 @@ from optsearch import trees
 from optsearch.meta_training.estimate import Estimate
 from optsearch.meta_training.inner import Trainings
 from optsearch.meta_training.settings import MetaTraining
-from optsearch.meta_training.windows import Problem, Window, draw_horizon, fresh_trainings, twice
+from optsearch.meta_training.windows import (
+    Problem,
+    Window,
+    draw_horizon,
+    first_windows,
+    fresh_trainings,
+    restarted,
+    twice,
+)
 from optsearch.trees import Tree
 
 
@@ -48,14 +56,12 @@ class Pairs:
         return 2 * settings.num_tasks * settings.truncation
 
     def start(self, problem: Problem, num_weights: int, generator: torch.Generator) -> Tree:
-        """Fresh pairs whose first inner trainings are cut at random, so that they don't all restart together."""
+        """Fresh pairs."""
         settings = problem.settings
         horizons = [draw_horizon(settings, generator) for _ in range(settings.num_tasks)]
         trainings = twice(fresh_trainings(problem, horizons, generator))
         nothing = torch.zeros(settings.num_tasks, num_weights, device=trainings.step.device)
-        cuts = [int(torch.randint(1, horizon // settings.truncation + 1, (), generator=generator))
-                for horizon in horizons]
-        particles = Particles(trainings, nothing, nothing, torch.tensor(cuts))
+        particles = Particles(trainings, nothing, nothing, first_windows(settings, horizons, generator))
         everyone = torch.ones(settings.num_tasks, dtype=torch.bool)
         return self._perturbed(problem, particles, everyone, generator).to_tree()
 
@@ -72,9 +78,8 @@ class Pairs:
     def _next(self, problem: Problem, particles: Particles, generator: torch.Generator) -> Tree:
         windows_left = particles.windows_left - 1
         done = windows_left == 0
-        if done.any():
-            particles, windows_left = _restarted(problem, particles, windows_left, generator)
-        particles = replace(particles, windows_left=windows_left)
+        trainings, windows_left = restarted(problem, particles.trainings, windows_left, generator)
+        particles = replace(particles, trainings=trainings, windows_left=windows_left)
         return self._perturbed(problem, particles, done, generator).to_tree()
 
     def _perturbed(self, problem: Problem, particles: Particles, fresh: Tensor,
@@ -86,13 +91,3 @@ class Pairs:
             return replace(particles, perturbation=noise, memory=noise)
         return replace(particles, perturbation=noise, memory=torch.where(fresh, noise, particles.memory + noise))
 
-
-def _restarted(problem: Problem, particles: Particles, windows_left: Tensor,
-               generator: torch.Generator) -> tuple[Particles, Tensor]:
-    rows = (windows_left == 0).nonzero().squeeze(-1)
-    horizons = [draw_horizon(problem.settings, generator) for _ in rows]
-    fresh = twice(fresh_trainings(problem, horizons, generator))
-    both = torch.cat([rows, rows + problem.settings.num_tasks]).to(particles.memory.device)
-    windows = torch.tensor(horizons) // problem.settings.truncation
-    return (replace(particles, trainings=particles.trainings.with_rows(both, fresh)),
-            windows_left.index_copy(0, rows, windows))

@@ -82,3 +82,23 @@ def fresh_trainings(problem: Problem, horizons: list[int], generator: torch.Gene
 def twice(trainings: Trainings) -> Trainings:
     """All of the trainings, and then all of them again: the two halves of antithetic pairs."""
     return trainings.map(lambda leaf: torch.cat([leaf, leaf]))
+
+
+def first_windows(settings: MetaTraining, horizons: list[int], generator: torch.Generator) -> Tensor:
+    """Truncations that each training has left, cut at random so that they don't all restart together."""
+    return torch.tensor([int(torch.randint(1, horizon // settings.truncation + 1, (), generator=generator))
+                         for horizon in horizons])
+
+
+def restarted(problem: Problem, trainings: Trainings, windows_left: Tensor,
+              generator: torch.Generator) -> tuple[Trainings, Tensor]:
+    """Those with no window left begin anew, in both halves where there are two."""
+    rows = (windows_left == 0).nonzero().squeeze(-1)
+    if not len(rows):
+        return trainings, windows_left
+    horizons = [draw_horizon(problem.settings, generator) for _ in rows]
+    fresh, num_tasks = fresh_trainings(problem, horizons, generator), len(windows_left)
+    windows_left = windows_left.index_copy(0, rows, torch.tensor(horizons) // problem.settings.truncation)
+    for start in range(0, len(trainings.step), num_tasks):
+        trainings = trainings.with_rows((rows + start).to(trainings.step.device), fresh)
+    return trainings, windows_left
