@@ -111,7 +111,8 @@ def test_non_finite_losses_count_as_the_cap() -> None:
 
 
 @pytest.mark.parametrize("change", [{"estimator": "es"}, {"meta_loss": "test"}, {"num_tasks": 0}, {"horizon": 5},
-                                    {"sigma": 0.0}, {"min_horizon_ratio": 2.0}, {"num_meta_losses": 11}])
+                                    {"sigma": 0.0}, {"min_horizon_ratio": 2.0}, {"num_meta_losses": 11},
+                                    {"num_meta_losses": 3}])
 def test_settings_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(DesignError):
         replace(SETTINGS, **change)  # type: ignore[arg-type]

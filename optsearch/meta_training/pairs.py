@@ -45,9 +45,11 @@ class Particles:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Both estimators. PES (Vicol et al. 2021, arxiv.org/abs/2112.13835) draws a perturbation a truncation and
-    weighs losses with the sum of all since the inner training began; NRES (Li et al. 2023,
-    arxiv.org/abs/2304.12180) keeps one perturbation for a whole inner training.
+    """PES, or NRES where it `reuses_noise`.
+
+    PES (Vicol et al. 2021, arxiv.org/abs/2112.13835) draws a perturbation a truncation and weighs losses with
+    the sum of all since the inner training began; NRES (Li et al. 2023, arxiv.org/abs/2304.12180) keeps one
+    perturbation for a whole inner training.
     """
 
     reuses_noise: bool

@@ -42,6 +42,8 @@ class MetaTraining:
         require("meta_training", self.num_tasks > 0 and 0 < self.num_meta_losses <= self.truncation,
                 "num_tasks must be at least 1 and num_meta_losses between 1 and truncation, not "
                 f"{self.num_tasks}, {self.num_meta_losses} and {self.truncation}.")
+        require("meta_training", self.truncation % self.num_meta_losses == 0,
+                f"num_meta_losses ({self.num_meta_losses}) must divide the truncation ({self.truncation}).")
         require("meta_training", self.horizon >= self.truncation,
                 f"the horizon ({self.horizon}) must be at least one truncation ({self.truncation}).")
         require("meta_training", self.sigma > 0 and self.meta_lr > 0,

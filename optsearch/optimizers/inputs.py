@@ -25,8 +25,11 @@ class Inputs:
     shared: Tensor | None
 
     def blocks(self) -> "Iterator[BlockInputs]":
-        """The blocks in order. Where there are several, their features are made twice, which costs less than
-        keeping them: once for the mean squares, once to be projected."""
+        """The blocks in order.
+
+        Where there are several, their features are made twice, which costs less than keeping them: once for the
+        mean squares, once to be projected.
+        """
         blocks = self.layout.blocks
         scales = self._scales(self.eps) if len(blocks) > 1 and self.eps is not None else {}
         for block in blocks:
