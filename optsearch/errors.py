@@ -9,7 +9,8 @@
     └── FailureError          something broke (exit status 1)
         ├── FileError         a file that is damaged, foreign, missing or can't be written
         ├── StorageError      a database that is locked, read-only or not ours
-        └── TrialError        a trial that died or couldn't be finished
+        ├── TrialError        a trial that died or couldn't be finished
+        └── CompileError      a function that couldn't be compiled here
 
 Every message says what came, what was expected and what to do.
 """
@@ -57,3 +58,7 @@ class StorageError(FailureError):
 
 class TrialError(FailureError):
     """A trial died or could not be finished."""
+
+
+class CompileError(FailureError):
+    """A function could not be compiled on this machine."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -41,6 +41,16 @@ def unravel(vector: Tensor, shapes: Shapes) -> Tree:
     parts = vector.split([prod(shape) for shape in shapes.values()], dim=-1)
     return {name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
             for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def map_leaves(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """The tree with `change` applied to every leaf."""
+    return {name: change(leaf) for name, leaf in tree.items()}
+
+
+def added(one: Tree, other: Tree) -> Tree:
+    """Leaf by leaf."""
+    return dict(zip(one, torch._foreach_add(list(one.values()), [other[name] for name in one]), strict=True))
 
 
 def prefixed(prefix: str, tree: Tree) -> Tree:

@@ -11,7 +11,7 @@ import pytest
 import optsearch
 
 PACKAGE = Path(optsearch.__file__).parent
-GROUND = {"errors", "seeds", "trees", "progress", "pictures"}
+GROUND = {"errors", "seeds", "trees", "progress", "pictures", "compiling"}
 # Every room and the rooms below it that it may know; a room may always know itself and the ground.
 MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in GROUND},

@@ -104,7 +104,7 @@ def test_divergence_is_an_outcome() -> None:
 def test_non_finite_losses_count_as_the_cap() -> None:
     family = families("digits_mlp")[0]
     losses = torch.tensor([torch.nan, torch.inf, -torch.inf, 1.0, 100.0])
-    capped = inner.capped(losses, family)
+    capped = inner.capped(losses, family.loss_cap)
     assert capped[0] == capped[1] == capped[4] == pytest.approx(family.loss_cap)
     assert capped[3] == 1.0
     assert bool(capped.isfinite().all())
@@ -112,7 +112,9 @@ def test_non_finite_losses_count_as_the_cap() -> None:
 
 @pytest.mark.parametrize("change", [{"estimator": "es"}, {"meta_loss": "test"}, {"num_tasks": 0}, {"horizon": 5},
                                     {"sigma": 0.0}, {"min_horizon_ratio": 2.0}, {"num_meta_losses": 11},
-                                    {"num_meta_losses": 3}])
+                                    {"num_meta_losses": 3}, {"curriculum": 1.5}, {"meta_warmup": -0.1},
+                                    {"max_meta_gradient": -1.0}, {"meta_weight_decay": -1.0},
+                                    {"reparametrization": 0.5}])
 def test_settings_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(DesignError):
         replace(SETTINGS, **change)  # type: ignore[arg-type]

@@ -60,8 +60,8 @@ def _run(optimizer: InnerOptimizer, weights: Tree, setup: Setup, trainings: Trai
     for index in range(setup.horizon):
         batch = inner.rows_at(setup.family, "inner", rows[index])
         losses, trainings = inner.step(optimizer, setup.family, weights, trainings, batch)
-        train.append(inner.capped(losses, setup.family))
+        train.append(inner.capped(losses, setup.family.loss_cap))
         if (setup.horizon - index - 1) % every == 0:
             losses = inner.losses_on_split(setup.family, trainings, setup.split)
-            measured.append(inner.capped(losses, setup.family))
+            measured.append(inner.capped(losses, setup.family.loss_cap))
     return Runs(torch.stack(train), torch.stack(measured))

@@ -10,7 +10,8 @@ import torch
 
 from optsearch import trees
 from optsearch.errors import FileError
-from optsearch.meta_training.training import Point, Snapshot
+from optsearch.meta_training.plan import Snapshot
+from optsearch.meta_training.points import Point
 
 KEPT = 2
 

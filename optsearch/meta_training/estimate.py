@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from optsearch.meta_training.meta_losses import MetaLosses
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.meta_training.windows import Problem
 from optsearch.trees import Tree
@@ -16,7 +17,7 @@ class Estimate:
     """A meta-gradient `[num_weights]`, the meta-losses it comes from, and the state for the next one."""
 
     gradient: Tensor
-    losses: Tensor
+    meta_losses: MetaLosses
     state: Tree
 
 

@@ -34,13 +34,13 @@ class FullES:
         trainings = twice(fresh_trainings(problem, [horizon] * settings.num_tasks, generator))
         noise = torch.randn(settings.num_tasks, len(weights), generator=generator).to(weights)
         perturbed = torch.cat([weights + settings.sigma * noise, weights - settings.sigma * noise])
-        losses, _ = Window(problem, horizon, settings.num_tasks).run(
-            trainings, trees.unravel(perturbed, problem.shapes), generator)
-        losses = losses.unflatten(0, (2, settings.num_tasks))
-        difference = losses[0] - losses[1]
+        found = Window(problem, horizon, settings.num_tasks).run(
+            trainings, trees.unravel(perturbed, problem.shapes), generator).meta_losses
+        one, other = found.values.chunk(2)
+        difference = one - other
         if self.takes_signs:
             difference = difference.sign()
-        return Estimate((noise * difference[:, None]).mean(0) / (2 * settings.sigma), losses, {})
+        return Estimate((noise * difference[:, None]).mean(0) / (2 * settings.sigma), found, {})
 
     @staticmethod
     def _horizon(settings: MetaTraining) -> int:

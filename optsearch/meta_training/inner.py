@@ -1,6 +1,6 @@
 """Many inner trainings side by side, as one batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -45,6 +45,17 @@ class Trainings:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Trainings":
         """The trainings with `change` applied to every leaf."""
         return Trainings.from_tree({name: change(leaf) for name, leaf in self.to_tree().items()})
+
+    def of(self, part: slice) -> "Trainings":
+        """Some of the trainings."""
+        return self.map(lambda leaf: leaf[part])
+
+    @staticmethod
+    def joined(parts: Sequence["Trainings"]) -> "Trainings":
+        """All trainings of all parts, in order."""
+        trees = [part.to_tree() for part in parts]
+        return parts[0] if len(parts) == 1 else Trainings.from_tree(
+            {name: torch.cat([tree[name] for tree in trees]) for name in trees[0]})
 
     def with_rows(self, rows: Tensor, fresh: "Trainings") -> "Trainings":
         """The trainings with `rows` replaced by all of `fresh`."""
@@ -104,9 +115,9 @@ def step(optimizer: InnerOptimizer, family: TaskFamily, weights: Tree, trainings
     return losses, Trainings(moved, state, trainings.task, trainings.step + 1, trainings.horizon)
 
 
-def losses_on(family: TaskFamily, trainings: Trainings, batch: Tree) -> Tensor:
-    """Losses `[n]` on a batch `[n, batch_size, ...]` of each training's own, without a step."""
-    return vmap(family.loss)(trainings.params, trainings.task | batch)
+def losses_on(family: TaskFamily, params: Tree, batch: Tree) -> Tensor:
+    """Losses `[n]` of params on batches `[n, batch_size, ...]` with the leaves of their tasks."""
+    return vmap(family.loss)(params, batch)
 
 
 @torch.no_grad()
@@ -116,6 +127,6 @@ def losses_on_split(family: TaskFamily, trainings: Trainings, split: Split) -> T
     return vmap(lambda params, task: family.loss(params, task | rows))(trainings.params, trainings.task)
 
 
-def capped(losses: Tensor, family: TaskFamily) -> Tensor:
-    """Losses no higher than the family's cap, which non-finite ones count as."""
-    return torch.nan_to_num(losses, nan=family.loss_cap).clamp(max=family.loss_cap)
+def capped(losses: Tensor, cap: float) -> Tensor:
+    """Losses no higher than `cap`, which non-finite ones count as."""
+    return torch.nan_to_num(losses, nan=cap).clamp(max=cap)

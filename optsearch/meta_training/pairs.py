@@ -71,18 +71,18 @@ class Pairs:
         particles, settings = Particles.from_tree(state), problem.settings
         perturbed = torch.cat([weights + particles.perturbation, weights - particles.perturbation])
         window = Window(problem, settings.truncation, settings.num_tasks)
-        losses, trainings = window.run(particles.trainings, trees.unravel(perturbed, problem.shapes), generator)
-        losses = losses.unflatten(0, (2, settings.num_tasks))
-        difference = (losses[0] - losses[1])[:, None]
-        gradient = (particles.memory * difference).mean(0) / (2 * settings.sigma**2)
-        return Estimate(gradient, losses, self._next(problem, replace(particles, trainings=trainings), generator))
+        unroll = window.run(particles.trainings, trees.unravel(perturbed, problem.shapes), generator)
+        one, other = unroll.meta_losses.values.chunk(2)
+        gradient = (particles.memory * (one - other)[:, None]).mean(0) / (2 * settings.sigma**2)
+        particles = self._next(problem, replace(particles, trainings=unroll.trainings), generator)
+        return Estimate(gradient, unroll.meta_losses, particles.to_tree())
 
-    def _next(self, problem: Problem, particles: Particles, generator: torch.Generator) -> Tree:
+    def _next(self, problem: Problem, particles: Particles, generator: torch.Generator) -> Particles:
         windows_left = particles.windows_left - 1
         done = windows_left == 0
         trainings, windows_left = restarted(problem, particles.trainings, windows_left, generator)
         particles = replace(particles, trainings=trainings, windows_left=windows_left)
-        return self._perturbed(problem, particles, done, generator).to_tree()
+        return self._perturbed(problem, particles, done, generator)
 
     def _perturbed(self, problem: Problem, particles: Particles, fresh: Tensor,
                    generator: torch.Generator) -> Particles:

@@ -1,6 +1,6 @@
 """How a learned optimizer is meta-trained, as plain data."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from optsearch.errors import DesignError
@@ -32,6 +32,11 @@ class MetaTraining:
     meta_loss: MetaLoss = "validation"
     num_meta_losses: int = 4
     late_emphasis: float = 1.0
+    meta_weight_decay: float = 0.0
+    meta_warmup: float = 0.0
+    max_meta_gradient: float = 0.0
+    curriculum: float = 0.0
+    reparametrization: float = 1.0
 
     def __post_init__(self) -> None:
         names = get_args(EstimatorName)
@@ -51,6 +56,25 @@ class MetaTraining:
         require("meta_training", 0 < self.min_horizon_ratio <= 1 and self.late_emphasis >= 0,
                 "min_horizon_ratio must be in (0, 1] and late_emphasis at least 0, not "
                 f"{self.min_horizon_ratio} and {self.late_emphasis}.")
+        require("meta_training", 0 <= self.meta_warmup <= 1 and 0 <= self.curriculum <= 1,
+                "meta_warmup and curriculum are parts of the budget, between 0 and 1, not "
+                f"{self.meta_warmup} and {self.curriculum}.")
+        require("meta_training", self.meta_weight_decay >= 0 and self.max_meta_gradient >= 0
+                and self.reparametrization >= 1,
+                "meta_weight_decay and max_meta_gradient must be at least 0 and reparametrization at least 1, not "
+                f"{self.meta_weight_decay}, {self.max_meta_gradient} and {self.reparametrization}.")
+
+    @property
+    def shortest_horizon(self) -> float:
+        return max(float(self.truncation), self.horizon * self.min_horizon_ratio)
+
+    def at(self, progress: float) -> "MetaTraining":
+        """The settings after the part `progress` of the budget: horizons as long as the curriculum then allows."""
+        if progress >= self.curriculum or self.estimator.startswith("full_es"):
+            return self
+        shortest = self.shortest_horizon
+        longest = max(self.truncation, round(shortest * (self.horizon / shortest) ** (progress / self.curriculum)))
+        return replace(self, horizon=longest, min_horizon_ratio=min(1.0, shortest / longest))
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "MetaTraining":

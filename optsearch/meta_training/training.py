@@ -2,156 +2,138 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import cos, pi
+from dataclasses import dataclass, replace
+from math import log
 
 import torch
-from torch import Tensor
 
 from optsearch import trees
+from optsearch.meta_training import inner
 from optsearch.meta_training.estimators import ESTIMATORS
+from optsearch.meta_training.meta_losses import MetaLosses
 from optsearch.meta_training.outcome import Outcome
-from optsearch.meta_training.settings import MetaTraining
+from optsearch.meta_training.plan import Plan, Snapshot
+from optsearch.meta_training.points import Gathered, Point
+from optsearch.meta_training.steps import Steps
 from optsearch.meta_training.windows import Problem
 from optsearch.optimizers.bases import AdamW
-from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.seeds import generator
-from optsearch.tasks.family import TaskFamily
-from optsearch.trees import Tree, prefixed, within
+from optsearch.tasks import Reparametrized, TaskFamily
+from optsearch.trees import Shapes
 
-META_OPTIMIZER = AdamW(beta1=0.9, beta2=0.99, weight_decay=0.0)
-FINAL_META_LR_RATIO = 0.1
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that a meta-training needs to go on, bit for bit; `groups` are the estimator's states, one a family.
-
-    `seconds` is the time spent training so far."""
-
-    weights: Tensor
-    moments: Tree
-    groups: tuple[Tree, ...]
-    meta_step: int
-    seconds: float
-
-    def to_tree(self) -> Tree:
-        tree = {"weights": self.weights} | prefixed("moments", self.moments)
-        for index, group in enumerate(self.groups):
-            tree |= prefixed(f"group{index}", group)
-        return tree | {"num_groups": torch.tensor(len(self.groups)), "meta_step": torch.tensor(self.meta_step),
-                       "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
-
-    def weights_tree(self, plan: "Plan") -> Tree:
-        """The weights by name."""
-        return trees.unravel(self.weights, trees.shapes_of(plan.first_weights()))
-
-    @staticmethod
-    def from_tree(tree: Tree, device: torch.device | str = "cpu") -> "Snapshot":
-        tree = {name: leaf if name.endswith("windows_left") else leaf.to(device) for name, leaf in tree.items()}
-        groups = tuple(within(f"group{index}", tree) for index in range(int(tree["num_groups"])))
-        return Snapshot(tree["weights"], within("moments", tree), groups,
-                        int(tree["meta_step"]), float(tree["seconds"]))
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of the learning curve, and the weights there.
-
-    `inner_steps` counts the budget spent; `meta_loss` is the mean over the meta-steps since the last point.
-    """
-
-    index: int
-    inner_steps: int
-    meta_loss: float
-    outcome: Outcome | None
-    weights: Tree
-    snapshot: Snapshot
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A meta-training: what is learned, on which families, how, for how many inner steps, from which seed."""
-
-    optimizer: LearnedOptimizer
-    families: Sequence[TaskFamily]
-    settings: MetaTraining
-    budget: int
-    num_points: int
-    seed: int
-
-    @property
-    def steps_per_meta_step(self) -> int:
-        """Inner steps that one meta-step spends; both halves of antithetic pairs count."""
-        return ESTIMATORS[self.settings.estimator].inner_steps(self.settings)
-
-    @property
-    def num_meta_steps(self) -> int:
-        return max(self.num_points, self.budget // self.steps_per_meta_step)
-
-    def first_weights(self) -> Tree:
-        return self.optimizer.init_weights(generator(self.seed, "weights"))
-
-    def last_meta_step(self, point: int) -> int:
-        """The meta-step after which point `point` (from 1) stands."""
-        return round(point * self.num_meta_steps / self.num_points)
-
-    def meta_lr(self, meta_step: int) -> float:
-        """Cosine from `meta_lr` down to a tenth of it."""
-        remaining = (1 + cos(pi * meta_step / self.num_meta_steps)) / 2
-        return self.settings.meta_lr * (FINAL_META_LR_RATIO + (1 - FINAL_META_LR_RATIO) * remaining)
+# A meta-training whose inner trainings still get nowhere after this part of its budget is given up.
+PATIENCE = 0.5
+# Getting nowhere: surely ending less than 5 % below the loss of untrained params.
+LEAST_GAIN = 0.05
+NUM_UNTRAINED = 32
+SURELY = 3.0
 
 
 def meta_train(plan: Plan, resume: Snapshot | None = None) -> Iterator[Point]:
-    """Yield `plan.num_points` points, or fewer when it diverges; go on from `resume` where given.
+    """Yield `plan.num_points` points, or fewer when it diverges or collapses; go on from `resume` where given.
 
     Everything random follows from `plan.seed` and the number of the meta-step, so that a resumed run and an
     unbroken one give the same bits. Families take turns.
     """
-    first = plan.first_weights()
-    shapes = trees.shapes_of(first)
-    problems = [Problem(plan.optimizer, family, plan.settings, shapes) for family in plan.families]
-    now = resume or _start(plan, problems, first)
+    run = _Run.of(plan)
+    now = resume or run.start()
     for index in range(1, plan.num_points + 1):
         end = plan.last_meta_step(index)
         if now.meta_step >= end:
             continue
-        meta_losses = []
-        started = time.monotonic()
+        steps = run.plain if index == 1 else run.compiled
+        gathered, started, first = Gathered(), time.monotonic(), now.meta_step
         while now.meta_step < end:
-            now, losses = _meta_step(plan, problems, now)
-            meta_losses.append(losses.mean())
-        now = Snapshot(now.weights, now.moments, now.groups, now.meta_step,
-                       now.seconds + time.monotonic() - started)
-        outcome = _outcome(now.weights, is_last=index == plan.num_points)
-        yield Point(index, now.meta_step * plan.steps_per_meta_step, float(torch.stack(meta_losses).mean()),
-                    outcome, trees.unravel(now.weights, shapes), now)
+            now = run.meta_step(steps, now, gathered)
+        seconds = time.monotonic() - started
+        now = replace(now, seconds=now.seconds + seconds)
+        outcome = run.outcome(now, gathered)
+        yield Point(index, now.meta_step * plan.steps_per_meta_step, gathered.meta_loss, gathered.failed_share,
+                    gathered.signal_to_noise, (now.meta_step - first) * plan.steps_per_meta_step / seconds,
+                    any(each.is_compiled for each in steps), outcome, trees.unravel(now.weights, run.shapes), now)
         if outcome is not None:
             return
 
 
-def _start(plan: Plan, problems: Sequence[Problem], weights: Tree) -> Snapshot:
-    device = next(iter(problems[0].family.data.inner.values())).device
-    vector = trees.ravel(weights).to(device)
-    estimator = ESTIMATORS[plan.settings.estimator]
-    groups = tuple(estimator.start(problem, len(vector), generator(plan.seed, "start", index))
-                   for index, problem in enumerate(problems))
-    return Snapshot(vector, META_OPTIMIZER.init(vector), groups, 0, 0.0)
+@dataclass(frozen=True)
+class _Run:
+    """A plan with the inner steps of its families, as they are and compiled."""
+
+    plan: Plan
+    shapes: Shapes
+    plain: Sequence[Steps]
+    compiled: Sequence[Steps]
+
+    @staticmethod
+    def of(plan: Plan) -> "_Run":
+        families = [_reparametrized(family, plan.settings.reparametrization) for family in plan.families]
+        plain = [Steps(plan.optimizer, family) for family in families]
+        compiled = [Steps(plan.optimizer, family, is_compiled=True) if plan.compiles(family) else steps
+                    for family, steps in zip(families, plain, strict=True)]
+        return _Run(plan, trees.shapes_of(plan.first_weights()), plain, compiled)
+
+    def start(self) -> Snapshot:
+        device = next(iter(self.plan.families[0].data.inner.values())).device
+        weights = trees.ravel(self.plan.first_weights()).to(device)
+        estimator = ESTIMATORS[self.plan.settings.estimator]
+        groups = tuple(estimator.start(self._problem(steps, 0), len(weights), generator(self.plan.seed, "start", index))
+                       for index, steps in enumerate(self.plain))
+        return Snapshot(weights, self._optimizer.init(weights), groups, 0, 0.0)
+
+    @torch.no_grad()
+    def meta_step(self, steps: Sequence[Steps], now: Snapshot, gathered: Gathered) -> Snapshot:
+        plan, turn = self.plan, now.meta_step % len(steps)
+        found = ESTIMATORS[plan.settings.estimator].meta_gradient(
+            self._problem(steps[turn], now.meta_step), now.groups[turn], now.weights,
+            generator(plan.seed, "meta_step", now.meta_step))
+        gathered.add(turn, found)
+        gradient = _limited(found.gradient, plan.settings.max_meta_gradient)
+        step = torch.full((1,), now.meta_step + 1.0, device=now.weights.device)
+        direction, moments = self._optimizer.direction(gradient, now.weights, step, now.moments)
+        weights = now.weights - plan.meta_lr(now.meta_step) * direction
+        groups = (*now.groups[:turn], found.state, *now.groups[turn + 1:])
+        return Snapshot(weights, moments, groups, now.meta_step + 1, now.seconds)
+
+    def outcome(self, now: Snapshot, gathered: Gathered) -> Outcome | None:
+        if not bool(now.weights.isfinite().all()):
+            return Outcome.DIVERGED
+        if now.meta_step == self.plan.num_meta_steps:
+            return Outcome.COMPLETED
+        is_patient = now.meta_step < PATIENCE * self.plan.num_meta_steps
+        return None if is_patient or not self._gets_nowhere(gathered) else Outcome.COLLAPSED
+
+    def _gets_nowhere(self, gathered: Gathered) -> bool:
+        """Whether no family's late losses can well be lower than `LEAST_GAIN` says."""
+        for turn in range(len(self.plain)):
+            late, untrained = gathered.late_logs(turn), self._untrained_logs(turn)
+            if len(late) < 2:
+                return False
+            error = (late.var() / len(late) + untrained.var() / len(untrained)).sqrt()
+            if late.mean() - untrained.mean() - SURELY * error < log(1 - LEAST_GAIN):
+                return False
+        return True
+
+    @torch.no_grad()
+    def _untrained_logs(self, turn: int) -> torch.Tensor:
+        """Log losses of params as they are before their first inner step."""
+        family, stream = self.plain[turn].family, generator(self.plan.seed, "untrained", turn)
+        trainings = inner.start(self.plan.optimizer, family, [stream] * NUM_UNTRAINED, [1] * NUM_UNTRAINED)
+        rows = inner.rows_at(family, "meta", inner.draw(family, "meta", (NUM_UNTRAINED,), stream))
+        losses = self.plain[turn].losses(trainings, rows)[None]
+        return MetaLosses(losses, torch.ones_like(losses), family.loss_cap, 0.0).values
+
+    def _problem(self, steps: Steps, meta_step: int) -> Problem:
+        return Problem(steps, self.plan.settings.at(meta_step / self.plan.num_meta_steps), self.shapes)
+
+    @property
+    def _optimizer(self) -> AdamW:
+        return AdamW(beta1=0.9, beta2=0.99, weight_decay=self.plan.settings.meta_weight_decay)
 
 
-@torch.no_grad()
-def _meta_step(plan: Plan, problems: Sequence[Problem], now: Snapshot) -> tuple[Snapshot, Tensor]:
-    turn = now.meta_step % len(problems)
-    found = ESTIMATORS[plan.settings.estimator].meta_gradient(
-        problems[turn], now.groups[turn], now.weights, generator(plan.seed, "meta_step", now.meta_step))
-    step = torch.full((1,), now.meta_step + 1.0, device=now.weights.device)
-    direction, moments = META_OPTIMIZER.direction(found.gradient, now.weights, step, now.moments)
-    weights = now.weights - plan.meta_lr(now.meta_step) * direction
-    groups = (*now.groups[:turn], found.state, *now.groups[turn + 1:])
-    return Snapshot(weights, moments, groups, now.meta_step + 1, now.seconds), found.losses
+def _reparametrized(family: TaskFamily, most: float) -> TaskFamily:
+    return Reparametrized.of(family, most) if most > 1 else family
 
 
-def _outcome(weights: Tensor, *, is_last: bool) -> Outcome | None:
-    if not bool(weights.isfinite().all()):
-        return Outcome.DIVERGED
-    return Outcome.COMPLETED if is_last else None
+def _limited(gradient: torch.Tensor, norm: float) -> torch.Tensor:
+    """The gradient, scaled down to `norm` where it is longer; 0 is no limit."""
+    return gradient * (norm / gradient.norm()).clamp(max=1.0) if norm else gradient

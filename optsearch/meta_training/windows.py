@@ -1,68 +1,113 @@
 """A stretch of inner steps of many trainings, and the meta-losses along it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, log, prod
 
 import torch
 from torch import Tensor
 
 from optsearch.meta_training import inner
-from optsearch.meta_training.inner import InnerOptimizer, Trainings
+from optsearch.meta_training.inner import Trainings
+from optsearch.meta_training.meta_losses import MetaLosses
 from optsearch.meta_training.settings import MetaTraining
+from optsearch.meta_training.steps import Steps
 from optsearch.seeds import seed_for
 from optsearch.tasks.family import TaskFamily
 from optsearch.trees import Shapes, Tree
 
-# Below this a loss is as good as 0 and its logarithm says nothing more.
-MIN_LOSS = 1e-6
+# Parameters of all trainings that are worked on at once, so few that what a compiled step touches stays in the cache.
+PART_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays the same over a whole meta-training of one family."""
+    """What stays the same over a meta-step: the inner steps of one family, the settings, the weights' shapes."""
 
-    optimizer: InnerOptimizer
-    family: TaskFamily
+    steps: Steps
     settings: MetaTraining
     shapes: Shapes
 
 
 @dataclass(frozen=True)
-class Window:
-    """`num_steps` inner steps of `num_tasks` tasks; trainings beyond that see the same batches again, in order.
+class Batches:
+    """The rows that each training sees at each inner step: numbers `[num_steps, n, batch_size]`."""
 
-    `gradients` says what flows back through the steps; see `inner.step`.
-    """
+    family: TaskFamily
+    inner_rows: Tensor
+    meta_rows: Tensor
+
+    def inner(self, index: int) -> Tree:
+        return inner.rows_at(self.family, "inner", self.inner_rows[index])
+
+    def meta(self, index: int) -> Tree:
+        return inner.rows_at(self.family, "meta", self.meta_rows[index])
+
+    def of(self, part: slice) -> "Batches":
+        """Those of some of the trainings."""
+        return Batches(self.family, self.inner_rows[:, part], self.meta_rows[:, part])
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """Where trainings came to and what was measured on the way; `visited` are the trainings before each step."""
+
+    meta_losses: MetaLosses
+    trainings: Trainings
+    visited: tuple[Trainings, ...] = ()
+
+
+@dataclass(frozen=True)
+class Window:
+    """`num_steps` inner steps of `num_tasks` tasks; trainings beyond that see the same batches again, in order."""
 
     problem: Problem
     num_steps: int
     num_tasks: int
-    gradients: inner.Gradients = "none"
 
-    def run(self, trainings: Trainings, weights: Tree, generator: torch.Generator) -> tuple[Tensor, Trainings]:
-        """Mean meta-losses `[n]`, and the trainings after the last step."""
-        family, settings = self.problem.family, self.problem.settings
+    @torch.no_grad()
+    def run(self, trainings: Trainings, weights: Tree, generator: torch.Generator) -> Unroll:
+        """All trainings, a part after the other."""
+        batches = self.draw(len(trainings.step), generator)
+        unrolls = [self.unroll(trainings.of(part), {name: leaf[part].contiguous() for name, leaf in weights.items()},
+                               batches.of(part)) for part in self.parts(trainings)]
+        return Unroll(MetaLosses.joined([unroll.meta_losses for unroll in unrolls]),
+                      Trainings.joined([unroll.trainings for unroll in unrolls]))
+
+    def draw(self, num_trainings: int, generator: torch.Generator) -> Batches:
+        """The batches of `num_trainings`."""
+        family, repeats = self.problem.steps.family, num_trainings // self.num_tasks
         inner_rows = inner.draw(family, "inner", (self.num_steps, self.num_tasks), generator)
         meta_rows = inner.draw(family, "meta", (self.num_steps, self.num_tasks), generator)
-        repeats = len(trainings.step) // self.num_tasks
-        every = settings.truncation // settings.num_meta_losses
-        losses = []
-        with torch.set_grad_enabled(self.gradients != "none"):
-            for index in range(self.num_steps):
-                batch = inner.rows_at(family, "inner", inner_rows[index].repeat(repeats, 1))
-                loss, trainings = inner.step(self.problem.optimizer, family, weights, trainings, batch, self.gradients)
-                if (index + 1) % every == 0:
-                    if settings.meta_loss == "validation":
-                        rows = inner.rows_at(family, "meta", meta_rows[index].repeat(repeats, 1))
-                        loss = inner.losses_on(family, trainings, rows)
-                    losses.append(self._meta_loss(inner.capped(loss, family), trainings))
-            return torch.stack(losses).mean(0), trainings
+        return Batches(family, inner_rows.repeat(1, repeats, 1), meta_rows.repeat(1, repeats, 1))
 
-    def _meta_loss(self, losses: Tensor, trainings: Trainings) -> Tensor:
-        """log loss · (1 + e) progress^e, with e the late emphasis: ratios of losses count, above all at the end."""
-        emphasis = self.problem.settings.late_emphasis
-        progress = (trainings.step / trainings.horizon).squeeze(-1)
-        return losses.clamp(min=MIN_LOSS).log() * (1 + emphasis) * progress**emphasis
+    def parts(self, trainings: Trainings) -> Iterator[slice]:
+        """Equal parts of the trainings: several where they are compiled for a CPU, else one."""
+        count = size = len(trainings.step)
+        if self.problem.steps.is_compiled and trainings.step.device.type == "cpu":
+            num_parameters = sum(prod(leaf.shape[1:]) for leaf in trainings.params.values())
+            size = max((each for each in range(1, count + 1)
+                        if count % each == 0 and each * num_parameters <= PART_SIZE), default=1)
+        return (slice(start, start + size) for start in range(0, count, size))
+
+    def unroll(self, trainings: Trainings, weights: Tree, batches: Batches, *, remembers: bool = False) -> Unroll:
+        """The steps of one part, with every place they came by where it `remembers`."""
+        settings, steps = self.problem.settings, self.problem.steps
+        losses, progress, visited = [], [], []
+        for index in range(self.num_steps):
+            if remembers:
+                visited.append(trainings)
+            loss, trainings = steps.step(weights, trainings, batches.inner(index))
+            if self.is_measured(index):
+                losses.append(steps.losses(trainings, batches.meta(index))
+                              if settings.meta_loss == "validation" else loss)
+                progress.append((trainings.step / trainings.horizon).squeeze(-1))
+        return Unroll(MetaLosses(torch.stack(losses), torch.stack(progress), steps.family.loss_cap,
+                                 settings.late_emphasis), trainings, tuple(visited))
+
+    def is_measured(self, index: int) -> bool:
+        """Whether a meta-loss is taken after inner step `index`."""
+        return (index + 1) % (self.problem.settings.truncation // self.problem.settings.num_meta_losses) == 0
 
 
 def draw_horizon(settings: MetaTraining, generator: torch.Generator) -> int:
@@ -76,7 +121,7 @@ def fresh_trainings(problem: Problem, horizons: list[int], generator: torch.Gene
     """One training a horizon."""
     seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in horizons]
     generators = [torch.Generator().manual_seed(seed_for(seed, "training")) for seed in seeds]
-    return inner.start(problem.optimizer, problem.family, generators, horizons)
+    return inner.start(problem.steps.optimizer, problem.steps.family, generators, horizons)
 
 
 def twice(trainings: Trainings) -> Trainings:

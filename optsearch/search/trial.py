@@ -96,7 +96,10 @@ def _opponents(job: Job, plan: Plan) -> Sequence[Opponent]:
 
 def _row(point: Point, value: float) -> CurveRow:
     return {"point": point.index, "inner_steps": point.inner_steps, "meta_step": point.snapshot.meta_step,
-            "meta_loss": point.meta_loss, "value": value, "seconds": round(point.snapshot.seconds, 3)}
+            "meta_loss": point.meta_loss, "value": value, "failed_share": point.failed_share,
+            "signal_to_noise": point.signal_to_noise, "is_compiled": point.is_compiled,
+            "inner_steps_per_second": round(point.inner_steps_per_second),
+            "seconds": round(point.snapshot.seconds, 3)}
 
 
 def _write_files(job: Job, design: LearnedOptimizer, weights: dict[str, torch.Tensor], curve: list[CurveRow],

@@ -1,0 +1,106 @@
+"""A meta-training before it begins, and where it stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import cos, pi, prod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from optsearch import trees
+from optsearch.meta_training.estimators import ESTIMATORS
+from optsearch.meta_training.settings import MetaTraining
+from optsearch.optimizers.optimizer import LearnedOptimizer
+from optsearch.seeds import generator
+from optsearch.tasks.family import TaskFamily
+from optsearch.trees import Tree, prefixed, within
+
+FINAL_META_LR_RATIO = 0.1
+# Updates of one parameter: so many take about a minute uncompiled, of which compiling takes away half or more and
+# costs half at worst.
+COMPILING_PAYS = 4e8
+Compiling = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A meta-training: what is learned, on which families, how, for how many inner steps, from which seed.
+
+    The steps up to the first point are never compiled, so that nothing short waits for a compiler; those after it
+    are as `compiling` says: "auto" where there are enough of them to win the time back.
+    """
+
+    optimizer: LearnedOptimizer
+    families: Sequence[TaskFamily]
+    settings: MetaTraining
+    budget: int
+    num_points: int
+    seed: int
+    compiling: Compiling = "auto"
+
+    @property
+    def steps_per_meta_step(self) -> int:
+        """Inner steps that one meta-step spends; both halves of antithetic pairs count."""
+        return ESTIMATORS[self.settings.estimator].inner_steps(self.settings)
+
+    @property
+    def num_meta_steps(self) -> int:
+        return max(self.num_points, self.budget // self.steps_per_meta_step)
+
+    def first_weights(self) -> Tree:
+        return self.optimizer.init_weights(generator(self.seed, "weights"))
+
+    def last_meta_step(self, point: int) -> int:
+        """The meta-step after which point `point` (from 1) stands."""
+        return round(point * self.num_meta_steps / self.num_points)
+
+    def meta_lr(self, meta_step: int) -> float:
+        """Up to `meta_lr` over the warm-up, then on a cosine down to a tenth of it."""
+        progress, warmup = meta_step / self.num_meta_steps, self.settings.meta_warmup
+        if progress < warmup:
+            return self.settings.meta_lr * (meta_step + 1) / (warmup * self.num_meta_steps + 1)
+        remaining = (1 + cos(pi * (progress - warmup) / (1 - warmup))) / 2
+        return self.settings.meta_lr * (FINAL_META_LR_RATIO + (1 - FINAL_META_LR_RATIO) * remaining)
+
+    def compiles(self, family: TaskFamily) -> bool:
+        """Whether the family's steps after the first point are worth compiling."""
+        updates = self.budget * (1 - 1 / self.num_points) / len(self.families) * _num_parameters(family)
+        return self.compiling == "always" or (self.compiling == "auto" and updates >= COMPILING_PAYS)
+
+
+def _num_parameters(family: TaskFamily) -> int:
+    stream = generator(0, "sizes")
+    return sum(prod(leaf.shape) for leaf in family.init(stream, family.sample(stream)).values())
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a meta-training needs to go on, bit for bit; `groups` are the estimator's states, one a family.
+
+    `seconds` is the time spent training so far.
+    """
+
+    weights: Tensor
+    moments: Tree
+    groups: tuple[Tree, ...]
+    meta_step: int
+    seconds: float
+
+    def to_tree(self) -> Tree:
+        tree = {"weights": self.weights} | prefixed("moments", self.moments)
+        for index, group in enumerate(self.groups):
+            tree |= prefixed(f"group{index}", group)
+        return tree | {"num_groups": torch.tensor(len(self.groups)), "meta_step": torch.tensor(self.meta_step),
+                       "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+
+    def weights_tree(self, plan: "Plan") -> Tree:
+        """The weights by name."""
+        return trees.unravel(self.weights, trees.shapes_of(plan.first_weights()))
+
+    @staticmethod
+    def from_tree(tree: Tree, device: torch.device | str = "cpu") -> "Snapshot":
+        tree = {name: leaf if name.endswith("windows_left") else leaf.to(device) for name, leaf in tree.items()}
+        groups = tuple(within(f"group{index}", tree) for index in range(int(tree["num_groups"])))
+        return Snapshot(tree["weights"], within("moments", tree), groups,
+                        int(tree["meta_step"]), float(tree["seconds"]))

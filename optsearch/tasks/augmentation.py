@@ -1,0 +1,44 @@
+"""Families seen through a change that makes them more varied than they are."""
+
+from dataclasses import dataclass, replace
+from math import log
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from optsearch.tasks.family import TaskFamily
+from optsearch.trees import Tree
+
+UNIT = "reparametrization"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reparametrized(TaskFamily):
+    """The same tasks with params in other units: what is trained is params ÷ unit, drawn anew for every task.
+
+    Units are log-uniform between 1 / `most` and `most`; the loss of the untrained params stays the same, gradients and
+    the right step sizes don't (Metz et al. 2020, arxiv.org/abs/2009.11243).
+    """
+
+    original: TaskFamily
+    most: float
+
+    @staticmethod
+    def of(family: TaskFamily, most: float) -> "Reparametrized":
+        return Reparametrized(name=family.name, domain=family.domain, loss_cap=family.loss_cap,
+                              batch_size=family.batch_size, data=family.data, original=family, most=most)
+
+    def sample(self, generator: torch.Generator) -> Tree:
+        exponent = (2 * torch.rand((), generator=generator) - 1) * log(self.most)
+        return self.original.sample(generator) | {UNIT: exponent.exp()}
+
+    def init(self, generator: torch.Generator, task: Tree) -> Tree:
+        return {name: leaf / task[UNIT] for name, leaf in self.original.init(generator, task).items()}
+
+    def loss(self, params: Tree, batch: Tree) -> Tensor:
+        unit = batch[UNIT]
+        return self.original.loss({name: leaf * unit for name, leaf in params.items()}, batch)
+
+    def on(self, device: torch.device | str) -> Self:
+        return replace(self, data=self.data.to(device), original=self.original.on(device))

@@ -1,0 +1,104 @@
+"""Compiled inner steps: the same numbers, the same bits after a resume, and a way out without a compiler."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from optsearch import trees
+from optsearch.compiling import compiled
+from optsearch.errors import CompileError
+from optsearch.meta_training import MetaTraining, Plan, meta_train
+from optsearch.meta_training.estimators import ESTIMATORS
+from optsearch.meta_training.steps import Steps
+from optsearch.meta_training.windows import Problem
+from optsearch.optimizers import MLP, Features, LearnedOptimizer, named_design
+from optsearch.seeds import generator
+from optsearch.tasks import families
+from optsearch.trees import Tree
+
+SMALL = LearnedOptimizer(features=Features(groups=("lean",)), rule=MLP(hidden_size=4))
+SETTINGS = MetaTraining(horizon=40, num_tasks=2, truncation=10, num_meta_losses=2)
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
+
+
+def turned(tree: Tree, tensor: Tensor) -> tuple[Tree, Tensor]:
+    return {"b": tree["a"].T * 2, "a": tree["b"] + tensor}, tensor.sin()
+
+
+@needs_compiler
+def test_a_compiled_function_takes_trees_in_any_order_and_memory_layout() -> None:
+    tree, tensor = {"a": torch.randn(3, 4), "b": torch.randn(5)}, torch.randn(5)
+    fast = compiled(turned, tree, tensor)
+    for given in (tree, {"b": tree["b"], "a": tree["a"]}, {"a": tree["a"].T.contiguous().T, "b": tree["b"]}):
+        found, expected = fast(given, tensor), turned(given, tensor)
+        assert list(found[0]) == list(expected[0])
+        torch.testing.assert_close(found, expected)
+
+
+def both(estimator: str, family: str, design: LearnedOptimizer, settings: MetaTraining) -> list[Tensor]:
+    """The meta-gradient of the second meta-step, as it is and compiled."""
+    first = design.init_weights(generator(0, "weights"))
+    weights = trees.ravel({name: leaf + 0.01 for name, leaf in first.items()})
+    found = []
+    for is_compiled in (False, True):
+        steps = Steps(design, families(family)[0], is_compiled=is_compiled)
+        problem = Problem(steps, settings, trees.shapes_of(first))
+        state = ESTIMATORS[estimator].start(problem, len(weights), generator(0, "start"))
+        state = ESTIMATORS[estimator].meta_gradient(problem, state, weights, generator(0, 0)).state
+        found.append(ESTIMATORS[estimator].meta_gradient(problem, state, weights, generator(0, 1)).gradient)
+        assert steps.is_compiled == is_compiled
+    return found
+
+
+@needs_compiler
+def test_a_compiled_unroll_gives_the_same_meta_gradient() -> None:
+    """Within rounding: kernels add up in another order, and an ES gradient divides differences by sigma."""
+    plain, fast = both("pes", "quadratics", SMALL, replace(SETTINGS, sigma=0.1))
+    torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["pes", "nres", "full_es", "backprop", "backprop_first_order"])
+@pytest.mark.parametrize("name", ["adamw_mlp", "small_fc", "rnnprop"])
+def test_every_estimator_gives_the_same_compiled(name: str, estimator: str) -> None:
+    plain, fast = both(estimator, "digits_mlp", named_design(name), replace(SETTINGS, sigma=0.1))
+    torch.testing.assert_close(fast, plain, rtol=1e-2, atol=1e-2 * float(plain.abs().max()))
+
+
+@needs_compiler
+def test_a_resumed_compiled_meta_training_gives_the_same_bits() -> None:
+    asked = Plan(SMALL, families("quadratics"), SETTINGS, 800, 4, seed=3, compiling="always")
+    unbroken = list(meta_train(asked))
+    assert [point.is_compiled for point in unbroken] == [False, True, True, True]
+    resumed = list(meta_train(asked, unbroken[1].snapshot))
+    for ours, theirs in zip(resumed, unbroken[2:], strict=True):
+        assert ours.meta_loss == theirs.meta_loss
+        assert all(torch.equal(ours.weights[name], theirs.weights[name]) for name in theirs.weights)
+
+
+def test_without_a_compiler_it_goes_on_uncompiled(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(inductor.cpp, "cxx", ("/nowhere/g++",))
+    with pytest.raises(CompileError, match="C\\+\\+ compiler"):
+        compiled(turned, {"a": torch.randn(7, 3), "b": torch.randn(5)}, torch.randn(5))
+    asked = Plan(SMALL, families("quadratics"), replace(SETTINGS, sigma=0.02), 400, 2, seed=3)
+    plain = list(meta_train(asked))
+    fell_back = list(meta_train(replace(asked, compiling="always")))
+    assert not any(point.is_compiled for point in fell_back)
+    assert [point.meta_loss for point in fell_back] == [point.meta_loss for point in plain]
+
+
+def test_only_long_meta_trainings_are_compiled() -> None:
+    digits = families("digits_mlp")
+    short = Plan(SMALL, digits, SETTINGS, 96_000, 4, seed=0)
+    long = replace(short, budget=3_000_000)
+    assert not any(short.compiles(family) for family in digits)
+    assert all(long.compiles(family) for family in digits)
+    assert not any(replace(long, compiling="never").compiles(family) for family in digits)
