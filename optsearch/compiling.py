@@ -1,7 +1,8 @@
 """Functions of trees of tensors, as fused kernels for one set of shapes."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,12 +18,31 @@ Function = Callable[..., tuple[Any, ...]]
 Names = list[str] | None
 
 
+@dataclass
+class Kernels:
+    """Calls functions compiled, each made when its key is first seen; what can't be compiled is called as it is.
+
+    A key stands for one function and one set of shapes.
+    """
+
+    made: dict[Hashable, Function] = field(default_factory=dict)
+    has_failed: bool = False
+
+    def __call__(self, key: Hashable, function: Function, *arguments: Argument) -> tuple[Any, ...]:
+        if key not in self.made:
+            try:
+                self.made[key] = compiled(function, *arguments)
+            except CompileError:
+                self.made[key], self.has_failed = function, True
+        return self.made[key](*arguments)
+
+
 def compiled(function: Function, *example: Argument) -> Function:
     """`function`, compiled for arguments like `example`: same names, shapes, types and devices.
 
-    All of it becomes one graph, so it may not look at values; no gradients flow through. Takes from seconds to half a
-    minute, and about two seconds where this user compiled the same before. Raises `CompileError` where it can't be
-    done, above all without a C++ compiler.
+    Arguments that lie otherwise in memory than the example's are copied first. All of the function becomes one graph,
+    so it may not look at values; no gradients flow through. Takes from seconds to a minute, and about two seconds where
+    this user compiled the same before. Raises `CompileError` where it can't be done, above all without a C++ compiler.
     """
     # Takes over a second to import, which who doesn't compile does without.
     from torch._inductor import standalone_compile
@@ -36,7 +56,8 @@ def compiled(function: Function, *example: Argument) -> Function:
         result_names[:] = _names(results)
         return [leaf.contiguous() for leaf in leaves(results)]
 
-    inputs = [leaf.detach().contiguous() for leaf in leaves(example)]
+    inputs = [leaf.detach() for leaf in leaves(example)]
+    strides = [leaf.stride() for leaf in inputs]
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -48,7 +69,10 @@ def compiled(function: Function, *example: Argument) -> Function:
                            "Install a C++ compiler (g++), or go on without compiling.") from error
 
     def call(*arguments: Argument) -> tuple[Any, ...]:
-        return tuple(_assembled(artifact(*(leaf.contiguous() for leaf in leaves(arguments, names))), result_names))
+        given = (leaf if leaf.stride() == stride else torch.empty_strided(
+            leaf.shape, stride, dtype=leaf.dtype, device=leaf.device).copy_(leaf)
+            for leaf, stride in zip(leaves(arguments, names), strides, strict=True))
+        return tuple(_assembled(artifact(*given), result_names))
 
     return call
 

@@ -101,7 +101,7 @@ def run_rule(rule, weights, sequence):
     """Outputs `[steps, num_outputs, n]` for features `[steps, num_inputs, n]`."""
     layout, state, outputs = Layout.of({"p": sequence[0, 0]}), rule.init(sequence[0, 0]), []
     for features in sequence:
-        (block,) = Inputs(layout, None, lambda _, values=features: values, None, None, None).blocks()
+        (block,) = Inputs(layout, None, lambda *_, values=features: [values], {}, {}, {}, {}).blocks()
         output, state = rule.update(weights, block, state)
         outputs.append(output)
     return torch.stack(outputs)

@@ -1,5 +1,6 @@
 """Compiled inner steps: the same numbers, the same bits after a resume, and a way out without a compiler."""
 
+import copy
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from optsearch import trees
 from optsearch.compiling import compiled
 from optsearch.errors import CompileError
+from optsearch.export import LearnedTorchOptimizer
 from optsearch.meta_training import MetaTraining, Plan, meta_train
 from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.meta_training.steps import Steps
@@ -102,3 +104,25 @@ def test_only_long_meta_trainings_are_compiled() -> None:
     assert not any(short.compiles(family) for family in digits)
     assert all(long.compiles(family) for family in digits)
     assert not any(replace(long, compiling="never").compiles(family) for family in digits)
+
+
+@needs_compiler
+@pytest.mark.parametrize("num_steps", [None, 10])
+def test_a_compiled_exported_step_is_the_same_step(num_steps: int | None) -> None:
+    """Also with `lr` and `weight_decay` on top, and after a copy, whose kernels are its own."""
+    design = named_design("adamw_mlp")
+    weights = {name: leaf + 0.02 for name, leaf in design.init_weights(generator(0, "weights")).items()}
+    models = [torch.nn.Linear(5, 3) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [LearnedTorchOptimizer(model.parameters(), design, weights, lr=0.7, weight_decay=0.1,
+                                        num_steps=num_steps, compile=is_compiled)
+                  for model, is_compiled in zip(models, (False, True), strict=True)]
+    inputs = torch.randn(20, 5, generator=generator(0, "inputs"))
+    for _ in range(5):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            model(inputs).square().mean().backward()
+            optimizer.step()
+        optimizers[1] = copy.copy(optimizers[1])
+    for plain, fast in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-6)

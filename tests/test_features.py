@@ -5,6 +5,7 @@ import torch
 
 from optsearch.optimizers import FEATURE_GROUPS, GROUP_SETS, Features
 from optsearch.optimizers.features import PROGRESS_CENTRES, TIME_SCALES, Moment
+from optsearch.optimizers.inputs import SHARED
 from optsearch.optimizers.layout import Layout
 from optsearch.seeds import generator
 
@@ -32,6 +33,11 @@ def inputs_over_time(features, weights=None, scale=1.0):
         state = state or features.init(moment.layout, moment.gradient)
         inputs, state = features.observe(weights or {}, moment, state)
         yield moment, inputs
+
+
+def values_of(inputs):
+    (block,) = inputs.blocks()
+    return block.values
 
 
 def projected(features, scale=1.0, weights=None):
@@ -171,7 +177,7 @@ def test_offsets_cannot_push_a_decay_out_of_its_range():
         seen = []
         for moment, inputs in inputs_over_time(features, weights):
             seen.append(moment.gradient)
-            torch.testing.assert_close(inputs.values(inputs.layout.blocks[0]), average(seen).expand(3, -1))
+            torch.testing.assert_close(values_of(inputs), average(seen).expand(3, -1))
 
 
 @pytest.mark.parametrize("groups", [
@@ -190,7 +196,7 @@ def test_time_features_are_the_same_whatever_the_gradient():
         expected = [math.tanh(step / scale - 1) for scale in (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)]
         expected += [math.tanh(10 * (step / NUM_STEPS - centre))
                      for centre in (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)]
-        torch.testing.assert_close(inputs.shared, torch.tensor(expected).double())
+        torch.testing.assert_close(inputs.common[SHARED], torch.tensor(expected).double())
 
 
 def test_log_sign_splits_magnitude_and_sign():
@@ -201,7 +207,7 @@ def test_log_sign_splits_magnitude_and_sign():
     inputs, _ = features.observe({}, Moment(layout, gradient, gradient, one, one), features.init(layout, gradient))
     magnitude = [-1, -1, -1, math.log(0.1) / 5, 0, math.log(100) / 5]
     sign = [0, 1e-12 * math.exp(5), -1e-3 * math.exp(5), 1, -1, 1]
-    torch.testing.assert_close(inputs.values(inputs.layout.blocks[0]), torch.tensor([magnitude, sign]).double(),
+    torch.testing.assert_close(values_of(inputs), torch.tensor([magnitude, sign]).double(),
                                rtol=1e-7, atol=1e-7)
 
 

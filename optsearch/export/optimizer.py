@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,10 +10,15 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from optsearch.compiling import Kernels
 from optsearch.errors import UsageError
 from optsearch.export.bundle import STEP, Bundle
+from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.optimizer import LearnedOptimizer, Observation
 from optsearch.trees import Tree
+
+# Tensors; a graph of more takes long to compile and is no faster.
+MOST_COMPILED = 16
 
 
 class LearnedTorchOptimizer(Optimizer):
@@ -21,12 +27,15 @@ class LearnedTorchOptimizer(Optimizer):
     Param groups have `lr`, a factor on the learned step (1 as it was meta-trained, free for LR schedulers),
     `weight_decay`, decoupled and in the units of AdamW's, and `num_steps`, the length of the run if it is known.
     A step whose gradients are not all finite is skipped and counted in `num_skipped_steps`.
-    State is kept in float32, whatever the params' type.
+    State is kept in float32, whatever the params' type. `compile` fuses the whole step of small models, of at most 16
+    tensors and some 30,000 parameters, which are held up by the number of operations; others stay as they are.
     """
 
-    def __init__(self, params: Iterable[Any], design: LearnedOptimizer, weights: Tree, **defaults: Any) -> None:
+    def __init__(self, params: Iterable[Any], design: LearnedOptimizer, weights: Tree, *,
+                 compile: bool = False, **defaults: Any) -> None:
         self.design = design
         self.num_skipped_steps = 0
+        self._kernels = Kernels() if compile else None
         self._bundles: dict[int, list[Bundle]] = {}
         self._weights = {torch.device("cpu"): {name: leaf.detach().to("cpu", torch.float32, copy=True)
                                                for name, leaf in weights.items()}}
@@ -88,12 +97,26 @@ class LearnedTorchOptimizer(Optimizer):
             gradients = {str(index): param.grad.float() for index, param in enumerate(bundle.params)
                          if param.grad is not None}
             observation = Observation(gradients, values, progress, group["weight_decay"])
-            updates, state = self.design.update(self._weights_on(device), observation, bundle.state)
+            updates, state = self._update(self._weights_on(device), observation, bundle.state)
             bundle.advance(state)
             for param, part, update in zip(bundle.params, bundle.parts, updates.values(), strict=True):
                 self.state[param] = part
                 # Added in the wider of the two types: float64 params keep their precision.
                 param.copy_(param.add(update, alpha=float(group["lr"])))
+
+    def _update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
+        layout = Layout.of(observation.params)
+        if self._kernels is None or len(layout.blocks) > 1 or len(layout.segments) > MOST_COMPILED:
+            return self.design.update(weights, observation, state)
+
+        def update(weights: Tree, gradients: Tree, params: Tree, progress: Tree, state: Tree) -> tuple[Tree, Tree]:
+            seen = replace(observation, gradients=gradients, params=params, progress=progress.get("progress"))
+            return self.design.update(weights, seen, state)
+
+        progress = {} if observation.progress is None else {"progress": observation.progress}
+        updates, state = self._kernels((layout, len(progress), observation.weight_decay), update, weights,
+                                       observation.gradients, observation.params, progress, state)
+        return updates, state
 
     def _bundles_of(self, group: dict[str, Any]) -> list[Bundle]:
         """The group's params that have a gradient: those of the last step, or else put together anew."""
@@ -122,7 +145,8 @@ class LearnedTorchOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # torch copies and pickles only what every optimizer has.
         own = ("design", "num_skipped_steps", "_weights")
-        return super().__getstate__() | {name: getattr(self, name) for name in own} | {"_bundles": {}}
+        return super().__getstate__() | {name: getattr(self, name) for name in own} | {
+            "_bundles": {}, "_kernels": None if self._kernels is None else Kernels()}
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch, and `num_skipped_steps`."""

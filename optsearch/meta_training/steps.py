@@ -1,43 +1,17 @@
 """What unrolls are made of: an inner step, losses on other batches, and the way back through both."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optsearch.compiling import Argument, Function, compiled, leaves
-from optsearch.errors import CompileError
+from optsearch import trees
+from optsearch.compiling import Argument, Function, Kernels, leaves
 from optsearch.meta_training import inner
 from optsearch.meta_training.inner import Gradients, InnerOptimizer, Trainings
 from optsearch.tasks.family import TaskFamily
 from optsearch.trees import Tree
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A function that is compiled, if at all, at its first call with so many trainings.
-
-    Where compiling is not possible it stays as it is.
-    """
-
-    function: Function
-    is_compiled: bool
-    made: dict[int, Function] = field(default_factory=dict)
-
-    @property
-    def has_failed(self) -> bool:
-        return any(made is self.function for made in self.made.values())
-
-    def __call__(self, num_trainings: int, *arguments: Argument) -> tuple[Any, ...]:
-        if not self.is_compiled:
-            return self.function(*arguments)
-        if num_trainings not in self.made:
-            try:
-                self.made[num_trainings] = compiled(self.function, *arguments)
-            except CompileError:
-                self.made[num_trainings] = self.function
-        return self.made[num_trainings](*arguments)
 
 
 class Steps:
@@ -49,20 +23,17 @@ class Steps:
 
     def __init__(self, optimizer: InnerOptimizer, family: TaskFamily, *, is_compiled: bool = False) -> None:
         self.optimizer, self.family = optimizer, family
-        self._step = Kernel(self._stepped("none"), is_compiled)
-        self._losses = Kernel(self._measured, is_compiled)
-        self._losses_back = Kernel(pullback(self._measured, 1, 1), is_compiled)
-        self._step_back = {gradients: Kernel(pullback(self._stepped(gradients), 3, 3), is_compiled)
-                           for gradients in ("first_order", "second_order")}
+        self._kernels = Kernels() if is_compiled else None
 
     @property
     def is_compiled(self) -> bool:
         """Whether steps are compiled, or will be when they are first made."""
-        return self._step.is_compiled and not self._step.has_failed
+        return self._kernels is not None and not self._kernels.has_failed
 
     def step(self, weights: Tree, trainings: Trainings, batch: Tree) -> tuple[Tensor, Trainings]:
         """The losses `[n]` before an inner step, and the trainings after it."""
-        losses, params, state = self._step(len(trainings.step), *_arguments(weights, trainings, batch))
+        losses, params, state = self._call(
+            "none", trainings, self._stepped("none"), *_arguments(weights, trainings, batch))
         return losses, replace(trainings, params=params, state=state, step=trainings.step + 1)
 
     def step_back(self, gradients: Gradients, before: tuple[Tree, Trainings, Tree],
@@ -71,20 +42,28 @@ class Steps:
 
         `gradients` says what a step means to them; see `inner.step`.
         """
-        trainings = before[1]
-        to_weights, to_params, to_state = self._step_back[gradients](
-            len(trainings.step), *_arguments(*before), *after)
+        way_back = pullback(self._stepped(gradients), 3, 3)
+        to_weights, to_params, to_state = self._call(gradients, before[1], way_back, *_arguments(*before), *after)
         return to_weights, to_params, to_state
 
     def losses(self, trainings: Trainings, batch: Tree) -> Tensor:
         """Losses `[n]` on a batch of each training's own, without a step."""
-        (losses,) = self._losses(len(trainings.step), trainings.params, trainings.task | batch)
+        (losses,) = self._call("losses", trainings, self._measured, trainings.params, trainings.task | batch)
         return losses
 
     def losses_back(self, trainings: Trainings, batch: Tree, after: Tensor) -> Tree:
         """Gradients over params from those over `losses`."""
-        (found,) = self._losses_back(len(trainings.step), trainings.params, trainings.task | batch, after)
+        (found,) = self._call("losses_back", trainings, pullback(self._measured, 1, 1), trainings.params,
+                              trainings.task | batch, after)
         return found
+
+    def _call(self, name: str, trainings: Trainings, function: Function, *arguments: Argument) -> tuple[Any, ...]:
+        if self._kernels is None:
+            return function(*arguments)
+        # Uncompiled steps leave views behind; a kernel is made for, and fastest with, memory without gaps.
+        return self._kernels((name, len(trainings.step)), function, *(
+            argument.contiguous() if isinstance(argument, Tensor) else trees.map_leaves(Tensor.contiguous, argument)
+            for argument in arguments))
 
     def _stepped(self, gradients: Gradients) -> Function:
         def step(weights: Tree, params: Tree, state: Tree, task: Tree, counts: Tree,

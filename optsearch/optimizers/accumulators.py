@@ -70,17 +70,21 @@ class Factored:
         return Factored(layout, torch.lerp(torch.cat(rows, -1)[..., None, :], state["rows"], decays),
                         torch.lerp(torch.cat(columns, -1)[..., None, :], state["columns"], decays))
 
-    def precondition(self, values: Tensor, block: Block) -> Tensor:
-        """A block's `values` `[..., k or 1, n]` times the inverse root of the factored second moment."""
-        parts = []
-        for piece, place in block.placed:
-            segment, part, rows = piece.segment, values[..., place], self.rows[..., piece.rows]
-            if segment.is_matrix:
-                mean = self.rows[..., segment.rows].mean(-1, keepdim=True) + FACTOR_EPS
-                row_factor = (rows / mean).clamp(min=FACTOR_EPS).rsqrt()
-                column_factor = self.columns[..., segment.columns].clamp(min=FACTOR_EPS).rsqrt()
-                matrix = part.unflatten(-1, (-1, piece.width)) * row_factor[..., None] * column_factor[..., None, :]
-                parts.append(matrix.flatten(-2))
-            else:
-                parts.append(part * (rows + FACTOR_EPS).rsqrt())
-        return torch.cat(parts, -1)
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """For rows and for columns: their product is the inverse root of the second moment."""
+        rows, columns = [], (self.columns.clamp(min=FACTOR_EPS)).rsqrt()
+        for segment in self.layout.segments:
+            part = self.rows[..., segment.rows]
+            rows.append((part / (part.mean(-1, keepdim=True) + FACTOR_EPS)).clamp(min=FACTOR_EPS) if segment.is_matrix
+                        else part + FACTOR_EPS)
+        return torch.cat(rows, -1).rsqrt_(), columns
+
+
+def of_block(block: Block, row_factors: Tensor, column_factors: Tensor) -> Tensor:
+    """Factors `[..., k, n]` of a block's parameters, from those of its rows and of its columns."""
+    parts = []
+    for piece, place in block.placed:
+        of_rows = row_factors[..., place.rows]
+        parts.append((of_rows[..., None] * column_factors[..., place.columns][..., None, :]).flatten(-2)
+                     if piece.segment.is_matrix else of_rows)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

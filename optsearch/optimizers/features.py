@@ -9,7 +9,7 @@ from torch import Tensor
 
 from optsearch.optimizers import accumulators
 from optsearch.optimizers.accumulators import Factored
-from optsearch.optimizers.inputs import Inputs
+from optsearch.optimizers.inputs import COLUMN_FEATURES, ROW_FEATURES, SHARED, Inputs, normalised
 from optsearch.optimizers.layout import Block, Layout
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
@@ -35,44 +35,31 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Averages:
-    """A moment with its running averages."""
-
-    moment: Moment
-    momentum: Tensor
-    second_moment: Tensor
-    factored: Factored
-    decays: accumulators.Decays
-
-
-@dataclass(frozen=True)
 class View:
-    """The part of the averages that belongs to one block: what the feature functions read."""
+    """What the feature functions read of one block: parts of the moment and of its running averages."""
 
-    averages: Averages
     block: Block
-
-    def _part(self, values: Tensor) -> Tensor:
-        return values[..., self.block.parameters]
+    part: Tree
 
     @property
     def gradient(self) -> Tensor:
-        return self._part(self.averages.moment.gradient)[..., None, :]
+        return self.part["gradient"]
 
     @property
     def params(self) -> Tensor:
-        return self._part(self.averages.moment.params)[..., None, :]
+        return self.part["params"]
 
     @property
     def momentum(self) -> Tensor:
-        return self._part(self.averages.momentum)
+        return self.part["momentum"]
 
     @property
     def second_moment(self) -> Tensor:
-        return self._part(self.averages.second_moment)
+        return self.part["second_moment"]
 
-    def preconditioned(self, values: Tensor) -> Tensor:
-        return self.averages.factored.precondition(values, self.block)
+    @cached_property
+    def factors(self) -> Tensor:
+        return accumulators.of_block(self.block, self.part["row_factors"], self.part["column_factors"])
 
     @cached_property
     def rsqrt(self) -> Tensor:
@@ -80,9 +67,8 @@ class View:
 
     def corrected_root(self) -> Tensor:
         """Adam's √v̂ + ε."""
-        averages = self.averages
-        correction = 1 - averages.decays.second_moment ** averages.moment.step[..., None]
-        return (self.second_moment / correction).clamp(min=accumulators.ROOT_FLOOR).sqrt() + ADAM_EPS
+        return ((self.second_moment / self.part["second_moment_correction"]).clamp(min=accumulators.ROOT_FLOOR).sqrt()
+                + ADAM_EPS)
 
 
 def _log_sign(view: View) -> Tensor:
@@ -94,8 +80,7 @@ def _log_sign(view: View) -> Tensor:
 
 
 def _corrected_momentum(view: View) -> Tensor:
-    correction = 1 - view.averages.decays.momentum ** view.averages.moment.step[..., None]
-    return view.momentum / correction / view.corrected_root()
+    return view.momentum / view.part["momentum_correction"] / view.corrected_root()
 
 
 # One value a parameter: `[..., width, n]`.
@@ -108,8 +93,8 @@ PARAMETER_GROUPS: dict[str, Callable[[View], Tensor]] = {
     "normalised_momentum": lambda view: view.momentum * view.rsqrt,
     "normalised_gradient": lambda view: view.gradient * view.rsqrt,
     "rsqrt_second_moment": lambda view: view.rsqrt,
-    "factored_gradient": lambda view: view.preconditioned(view.gradient),
-    "factored_momentum": lambda view: view.preconditioned(view.momentum),
+    "factored_gradient": lambda view: view.factors * view.gradient,
+    "factored_momentum": lambda view: view.factors * view.momentum,
     "log_sign": _log_sign,
     "corrected_momentum": _corrected_momentum,
     "corrected_gradient": lambda view: view.gradient / view.corrected_root(),
@@ -125,6 +110,8 @@ SHARED_GROUPS: dict[str, Callable[[Moment], Tensor]] = {
     "progress": lambda moment: torch.tanh(
         PROGRESS_GAIN * (moment.progress - moment.progress.new_tensor(PROGRESS_CENTRES))),
 }
+# Those that need Adam's bias correction.
+ADAM_GROUPS = ("corrected_momentum", "corrected_gradient")
 FEATURE_GROUPS = (*PARAMETER_GROUPS, *LINE_GROUPS, *SHARED_GROUPS)
 
 _SMALL_FC = ("gradient", "parameter", "momentum", "second_moment", "normalised_momentum", "rsqrt_second_moment",
@@ -207,7 +194,7 @@ class Features:
                 "rows": like.new_zeros(*batch, num_factored, layout.num_rows),
                 "columns": like.new_zeros(*batch, num_factored, layout.num_columns)}
 
-    def observe(self, weights: Tree, moment: Moment, state: Tree) -> tuple["Inputs", Tree]:
+    def observe(self, weights: Tree, moment: Moment, state: Tree) -> tuple[Inputs, Tree]:
         """The features of this step, and the averages that it leaves behind."""
         gradient = moment.gradient
         factored_decays = self.factored_decays if self._is_factored else ()
@@ -215,23 +202,38 @@ class Features:
             accumulators.decay(self.momentum_decays, weights.get("momentum_decays"), gradient),
             accumulators.decay((self.second_moment_decay,), weights.get("second_moment_decay"), gradient),
             accumulators.decay(factored_decays, weights.get("factored_decays") if factored_decays else None, gradient))
+        after = {"momentum": accumulators.momentum(state["momentum"], gradient, decays.momentum),
+                 "second_moment": accumulators.second_moment(state["second_moment"], gradient, decays.second_moment)}
         factored = (Factored.averaged(moment.layout, state, gradient, decays.factored) if self._is_factored
                     else Factored(moment.layout, state["rows"], state["columns"]))
-        averages = Averages(moment, accumulators.momentum(state["momentum"], gradient, decays.momentum),
-                            accumulators.second_moment(state["second_moment"], gradient, decays.second_moment),
-                            factored, decays)
-        return self._inputs(averages), {"momentum": averages.momentum, "second_moment": averages.second_moment,
-                                        "rows": factored.rows, "columns": factored.columns}
+        inputs = Inputs(moment.layout, self.normalize_eps if self.normalize else None, self._values,
+                        after | {"gradient": gradient[..., None, :], "params": moment.params[..., None, :]},
+                        *self._lines(factored), self._common(moment, decays))
+        return inputs, after | {"rows": factored.rows, "columns": factored.columns}
 
-    def _inputs(self, averages: Averages) -> Inputs:
-        moment, factored = averages.moment, averages.factored
-        lines = [LINE_GROUPS[name] for name in self.names if name in LINE_GROUPS]
+    def _values(self, block: Block, part: Tree) -> list[Tensor]:
+        view = View(block, part)
+        return [PARAMETER_GROUPS[name](view) for name in self.names if name in PARAMETER_GROUPS]
+
+    def _lines(self, factored: Factored) -> tuple[Tree, Tree]:
+        """What is known of rows and of columns, each `[..., k, lines]`."""
+        rows, columns = {}, {}
+        if any(name.startswith("factored") for name in self.names):
+            rows["row_factors"], columns["column_factors"] = factored.factors()
+        groups = [LINE_GROUPS[name] for name in self.names if name in LINE_GROUPS]
+        if groups:
+            eps, segments = self.normalize_eps if self.normalize else None, factored.layout.segments
+            rows[ROW_FEATURES] = normalised(torch.cat([group(factored.rows) for group in groups], -2),
+                                            [segment.rows for segment in segments], eps)
+            columns[COLUMN_FEATURES] = normalised(torch.cat([group(factored.columns) for group in groups], -2),
+                                                  [segment.columns for segment in segments], eps)
+        return rows, columns
+
+    def _common(self, moment: Moment, decays: accumulators.Decays) -> Tree:
+        """What is the same for all parameters."""
+        common = {}
+        if any(name in ADAM_GROUPS for name in self.names):
+            common = {"momentum_correction": 1 - decays.momentum ** moment.step[..., None],
+                      "second_moment_correction": 1 - decays.second_moment ** moment.step[..., None]}
         shared = [SHARED_GROUPS[name](moment) for name in self.names if name in SHARED_GROUPS]
-        eps = self.normalize_eps if self.normalize else None
-        return Inputs(moment.layout, eps, lambda block: self._per_parameter(View(averages, block)),
-                      torch.cat([line(factored.rows) for line in lines], -2) if lines else None,
-                      torch.cat([line(factored.columns) for line in lines], -2) if lines else None,
-                      torch.cat(shared, -1) if shared else None)
-
-    def _per_parameter(self, view: View) -> Tensor:
-        return torch.cat([PARAMETER_GROUPS[name](view) for name in self.names if name in PARAMETER_GROUPS], -2)
+        return common | ({SHARED: torch.cat(shared, -1)} if shared else {})

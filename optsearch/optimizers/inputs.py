@@ -1,61 +1,74 @@
 """The features of one step as a rule consumes them: block by block, normalised and projected in one."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.layout import Block, Layout, Piece
+from optsearch.optimizers.layout import Block, Layout
+from optsearch.trees import Tree
+
+# Names in `Inputs.rows`, `.columns` and `.common`.
+ROW_FEATURES, COLUMN_FEATURES, SHARED = "row_features", "column_features", "shared"
+Values = Callable[[Block, Tree], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Features before normalisation: `values(block)` `[..., f, n]` a parameter, others a row, a column, shared.
+    """The features of one step before they are made.
 
-    `rows` is `[..., f, num_rows]`, `columns` `[..., f, num_columns]`, `shared` `[..., f]`. Where `eps` is given,
-    all but the shared ones are divided by √(`eps` + their mean square over the tensor).
+    `values` makes several `[..., f, n]` for a block from its part of the sources: `parameters` `[..., n]`, `rows`
+    `[..., num_rows]` and `columns` `[..., num_columns]`, by name, and `common`, of which each block gets all. Where
+    `eps` is given, each feature is divided by √(`eps` + its mean square over the tensor).
     """
 
     layout: Layout
     eps: float | None
-    values: Callable[[Block], Tensor]
-    rows: Tensor | None
-    columns: Tensor | None
-    shared: Tensor | None
+    values: Values
+    parameters: Tree
+    rows: Tree
+    columns: Tree
+    common: Tree
 
-    def blocks(self) -> "Iterator[BlockInputs]":
+    def blocks(self) -> "list[BlockInputs]":
         """The blocks in order.
 
-        Where there are several, their features are made twice, which costs less than keeping them: once for the
-        mean squares, once to be projected.
+        Where there are several, their features are made twice, which costs less than keeping them: here for the mean
+        squares of whole tensors, and again to be projected.
         """
-        blocks = self.layout.blocks
-        scales = self._scales(self.eps) if len(blocks) > 1 and self.eps is not None else {}
-        for block in blocks:
-            yield BlockInputs(self, block, self.values(block), scales)
+        found = [BlockInputs(self, block, self._part(block)) for block in self.layout.blocks]
+        if len(found) == 1 or self.eps is None:
+            return found
+        means: dict[int, Tensor] = {}
+        for inputs in found:
+            for piece, share in zip(inputs.block.pieces, inputs.mean_squares(), strict=True):
+                means[piece.index] = means[piece.index] + share if piece.index in means else share
+        scales = {index: (mean + self.eps).rsqrt() for index, mean in means.items()}
+        return [replace(inputs, scales=scales) for inputs in found]
+
+    def _part(self, block: Block) -> Tree:
+        return ({name: leaf[..., block.parameters] for name, leaf in self.parameters.items()}
+                | {name: leaf[..., block.rows] for name, leaf in self.rows.items()}
+                | {name: leaf[..., block.columns] for name, leaf in self.columns.items()} | self.common)
 
     def project(self, weight: Tensor, bias: Tensor) -> Tensor:
         """`weight @ features + bias` for every parameter: `[..., outputs, n]`."""
-        return torch.cat([block.project(weight, bias) for block in self.blocks()], dim=-1)
+        return torch.cat([inputs.project(weight, bias) for inputs in self.blocks()], dim=-1)
 
-    def scale(self, values: Tensor) -> Tensor | None:
-        """What the features `[..., f, n]` of one whole tensor are multiplied with: `[..., f]`."""
-        if self.eps is None:
-            return None
-        mean_square = torch.linalg.vector_norm(values, dim=-1).square() / max(values.shape[-1], 1)
-        return (mean_square + self.eps).rsqrt()
 
-    def _scales(self, eps: float) -> dict[int, Tensor]:
-        """By tensor, from the mean squares of all its pieces."""
-        means: dict[int, Tensor] = {}
-        for block in self.layout.blocks:
-            values = self.values(block)
-            for piece, place in block.placed:
-                size = max(1, piece.segment.parameters.stop - piece.segment.parameters.start)
-                share = torch.linalg.vector_norm(values[..., place], dim=-1).square() / size
-                means[piece.index] = means[piece.index] + share if piece.index in means else share
-        return {index: (mean + eps).rsqrt() for index, mean in means.items()}
+def normalised(values: Tensor, places: Sequence[slice], eps: float | None) -> Tensor:
+    """Features `[..., f, n]`, each divided by its root mean square within every one of the `places`."""
+    if eps is None:
+        return values
+    return torch.cat([part * _scale(part, eps)[..., None] for part in (values[..., place] for place in places)], -1)
+
+
+def _scale(values: Tensor, eps: float) -> Tensor:
+    """`[..., f]` for the features `[..., f, n]` of one whole tensor."""
+    mean_square = torch.linalg.vector_norm(values, dim=-1).square() / max(values.shape[-1], 1)
+    return (mean_square + eps).rsqrt()
 
 
 @dataclass(frozen=True)
@@ -64,8 +77,20 @@ class BlockInputs:
 
     inputs: Inputs
     block: Block
-    values: Tensor
-    scales: dict[int, Tensor]
+    part: Tree
+    scales: dict[int, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> Tensor:
+        return torch.cat(self.inputs.values(self.block, self.part), -2)
+
+    def mean_squares(self) -> Iterator[Tensor]:
+        """What each piece adds to its tensor's mean squares, `[..., f]`."""
+        values = self.inputs.values(self.block, self.part)
+        for piece, place in self.block.placed:
+            size = max(1, piece.segment.parameters.stop - piece.segment.parameters.start)
+            norms = [torch.linalg.vector_norm(each[..., place.parameters], dim=-1) for each in values]
+            yield torch.cat(norms, -1).square() / size
 
     def project(self, weight: Tensor, bias: Tensor) -> Tensor:
         """`weight @ features + bias` for the block's parameters: `[..., outputs, n]`.
@@ -73,32 +98,36 @@ class BlockInputs:
         Normalising a feature is one number a tensor, so it scales the columns of `weight`; features of rows,
         of columns and of the step are projected at their own size and broadcast.
         """
-        inputs = self.inputs
-        widths = [self.values.shape[-2], *(() if inputs.rows is None else (inputs.rows.shape[-2],) * 2)]
-        widths.append(weight.shape[-1] - sum(widths))
-        parts = weight.split(widths, dim=-1)
-        if inputs.shared is not None:
-            bias = bias + (parts[-1] @ inputs.shared[..., None]).squeeze(-1)
-        bias = bias[..., None]
-        projected = [self._piece(piece, self.values[..., place], parts, bias) for piece, place in self.block.placed]
-        return projected[0] if len(projected) == 1 else torch.cat(projected, dim=-1)
-
-    def _piece(self, piece: Piece, values: Tensor, weights: tuple[Tensor, ...], bias: Tensor) -> Tensor:
-        inputs, segment = self.inputs, piece.segment
-        scale = self.scales[piece.index] if self.scales else inputs.scale(values)
-        hidden = (_scaled(weights[0], scale) @ values).add_(bias)
-        if inputs.rows is None or inputs.columns is None:
-            return hidden
-        rows, all_rows = inputs.rows[..., piece.rows], inputs.rows[..., segment.rows]
-        from_rows = _scaled(weights[1], inputs.scale(all_rows)) @ rows
-        if not segment.is_matrix:
+        rows, columns, shared = (self.part.get(name) for name in (ROW_FEATURES, COLUMN_FEATURES, SHARED))
+        num_values, num_lines = self.values.shape[-2], 0 if rows is None else rows.shape[-2]
+        own, of_rows, of_columns, of_shared = weight.split(
+            [num_values, num_lines, num_lines, weight.shape[-1] - num_values - 2 * num_lines], dim=-1)
+        if shared is not None:
+            bias = bias + (of_shared @ shared[..., None]).squeeze(-1)
+        hidden = self._own(own, bias[..., None])
+        if rows is not None and columns is not None:
             # A vector's full averages stand for both its row and its column.
-            return hidden + from_rows + _scaled(weights[2], inputs.scale(all_rows)) @ rows
-        columns = inputs.columns[..., segment.columns]
-        from_columns = _scaled(weights[2], inputs.scale(columns)) @ columns
-        return (hidden.unflatten(-1, (-1, piece.width))
-                .add_(from_rows[..., None]).add_(from_columns[..., None, :]).flatten(-2))
+            has_vector = not all(piece.segment.is_matrix for piece in self.block.pieces)
+            self._add_lines(hidden, of_rows @ rows, of_columns @ columns, of_columns @ rows if has_vector else None)
+        return hidden
 
+    def _own(self, weight: Tensor, bias: Tensor) -> Tensor:
+        parts = []
+        for piece, place in self.block.placed:
+            values = self.values[..., place.parameters]
+            if self.inputs.eps is None:
+                parts.append(weight @ values)
+            else:
+                scale = self.scales[piece.index] if self.scales else _scale(values, self.inputs.eps)
+                parts.append(weight * scale[..., None, :] @ values)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)).add_(bias)
 
-def _scaled(weight: Tensor, scale: Tensor | None) -> Tensor:
-    return weight if scale is None else weight * scale[..., None, :]
+    def _add_lines(self, hidden: Tensor, rows: Tensor, columns: Tensor, vectors: Tensor | None) -> None:
+        """What the features of rows and columns add, in place."""
+        for piece, place in self.block.placed:
+            target, of_rows = hidden[..., place.parameters], rows[..., place.rows]
+            if piece.segment.is_matrix:
+                (target.unflatten(-1, (-1, piece.width)).add_(of_rows[..., None])
+                 .add_(columns[..., place.columns][..., None, :]))
+            elif vectors is not None:
+                target.add_(of_rows).add_(vectors[..., place.rows])

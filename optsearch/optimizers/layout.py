@@ -12,7 +12,7 @@ from optsearch import trees
 from optsearch.trees import Tree
 
 # Parameters: so many that calls don't count, so few that a block's features stay in the cache.
-BLOCK_SIZE = 1 << 14
+BLOCK_SIZE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,15 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a piece lies in vectors of a block's parameters, rows and columns alone."""
+
+    parameters: slice
+    rows: slice
+    columns: slice
+
+
+@dataclass(frozen=True)
 class Block:
     """Neighbouring pieces that are worked on at once."""
 
@@ -68,11 +77,22 @@ class Block:
         return slice(self.pieces[0].parameters.start, self.pieces[-1].parameters.stop)
 
     @cached_property
-    def placed(self) -> tuple[tuple[Piece, slice], ...]:
-        """Every piece, and where it lies in a vector of the block's parameters alone."""
-        start = self.parameters.start
-        return tuple((piece, slice(piece.parameters.start - start, piece.parameters.stop - start))
-                     for piece in self.pieces)
+    def rows(self) -> slice:
+        return slice(self.pieces[0].rows.start, self.pieces[-1].rows.stop)
+
+    @cached_property
+    def columns(self) -> slice:
+        return slice(self.pieces[0].segment.columns.start, self.pieces[-1].segment.columns.stop)
+
+    @cached_property
+    def placed(self) -> tuple[tuple[Piece, Place], ...]:
+        """Every piece and its place."""
+        return tuple((piece, Place(_moved(piece.parameters, self.parameters.start), _moved(piece.rows, self.rows.start),
+                                   _moved(piece.segment.columns, self.columns.start))) for piece in self.pieces)
+
+
+def _moved(place: slice, start: int) -> slice:
+    return slice(place.start - start, place.stop - start)
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,7 @@ class Layout:
     def _pieces(self) -> Iterator[Piece]:
         for index, segment in enumerate(self.segments):
             num_rows, width = segment.matrix[0], max(1, segment.matrix[1])
-            step = max(1, BLOCK_SIZE // width)
+            step = _even_step(num_rows, max(1, BLOCK_SIZE // width))
             for first in range(0, num_rows, step):
                 yield Piece(index, segment, first, min(first + step, num_rows))
 
@@ -147,6 +167,11 @@ class Layout:
         sources = self.per_tensor(vector if of is None else of)
         return torch.cat([part * scale(source) for part, source
                           in zip(self.per_tensor(vector), sources, strict=True)], dim=-1)
+
+
+def _even_step(num_rows: int, most: int) -> int:
+    """The most rows a piece, up to `most`, that leave no smaller piece at the end; `most` where half would be lost."""
+    return next((step for step in range(min(most, num_rows), most // 2, -1) if num_rows % step == 0), most)
 
 
 @lru_cache(maxsize=256)

@@ -116,11 +116,10 @@ class LearnedOptimizer:
     def _apply_rule(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
         outputs, memories = [], []
         for part in inputs.blocks():
-            parameters = part.block.parameters
-            output, memory = self.rule.update(
-                weights, part, {name: leaf[..., parameters] for name, leaf in state.items()})
+            memory = {name: leaf[..., part.block.parameters] for name, leaf in state.items()}
+            output, after = self.rule.update(weights, part, memory)
             outputs.append(output)
-            memories.append(memory)
+            memories.append(after)
         if len(outputs) == 1:
             return outputs[0], memories[0]
         return torch.cat(outputs, -1), {name: torch.cat([memory[name] for memory in memories], -1) for name in state}
