@@ -10,7 +10,9 @@ from optsearch.optimizers.layout import Layout
 from optsearch.seeds import generator
 from optsearch.trees import Tree
 
-SHAPES = {"matrix": (7, 6), "bias": (7,), "conv": (4, 3, 2, 2), "scalar": (), "wide": (2, 50), "long": (50,)}
+SHAPES = {"matrix": (7, 6), "bias": (7,), "conv": (4, 3, 2, 2), "scalar": (), "wide": (2, 50), "long": (50,),
+          "twin": (3, 2), "twins": (3, 2), "triplet": (3, 2), "fourth": (3, 2), "one": (4,), "two": (4,), "six": (),
+          "seven": ()}
 
 
 @pytest.fixture
@@ -61,10 +63,30 @@ def test_blocks_cover_every_parameter_once_and_in_order() -> None:
         assert block.parameters.start == ends[-1]
         ends.append(block.parameters.stop)
         for piece in block.pieces:
-            assert piece.parameters.stop - piece.parameters.start == (piece.last - piece.first) * piece.width
+            size = (piece.last - piece.first) * piece.width * piece.segment.copies
+            assert piece.parameters.stop - piece.parameters.start == size
         # A single row that is larger than a block is one of its own.
         assert ends[-1] - ends[-2] <= 20 or len(block.pieces) == 1
     assert ends[-1] == found.num_parameters
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("name", DESIGNS)
+def test_tensors_of_one_shape_are_worked_on_together_as_if_each_were_alone(name: str, batch: tuple[int, ...]) -> None:
+    design = DESIGNS[name][0]
+    stream = generator(1, "weights")
+    weights = {key: (leaf + 0.1 * torch.randn(leaf.shape, generator=stream)).double().expand(*batch, *leaf.shape)
+               for key, leaf in design.init_weights(stream).items()}
+    params = tree("params", batch)
+    assert len(Layout.of(params, len(batch)).segments) < len(SHAPES) - 4
+    state = design.init(params, len(batch))
+    alone = {key: design.init({key: leaf}, len(batch)) for key, leaf in params.items()}
+    for index in range(3):
+        gradients = tree(f"gradient {index}", batch)
+        updates, state = design.update(weights, Observation(gradients, params), state)
+        for key, leaf in params.items():
+            update, alone[key] = design.update(weights, Observation({key: gradients[key]}, {key: leaf}), alone[key])
+            torch.testing.assert_close(updates[key], update[key], rtol=1e-9, atol=1e-12)
 
 
 def test_a_small_model_is_one_block() -> None:

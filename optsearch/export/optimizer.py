@@ -17,8 +17,8 @@ from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.optimizer import LearnedOptimizer, Observation
 from optsearch.trees import Tree
 
-# Tensors; a graph of more takes long to compile and is no faster.
-MOST_COMPILED = 16
+# A graph of more segments or blocks takes long to compile and is no faster.
+MOST_SEGMENTS, MOST_BLOCKS = 16, 4
 
 
 class LearnedTorchOptimizer(Optimizer):
@@ -27,8 +27,9 @@ class LearnedTorchOptimizer(Optimizer):
     Param groups have `lr`, a factor on the learned step (1 as it was meta-trained, free for LR schedulers),
     `weight_decay`, decoupled and in the units of AdamW's, and `num_steps`, the length of the run if it is known.
     A step whose gradients are not all finite is skipped and counted in `num_skipped_steps`.
-    State is kept in float32, whatever the params' type. `compile` fuses the whole step of small models, of at most 16
-    tensors and some 30,000 parameters, which are held up by the number of operations; others stay as they are.
+    State is kept in float32, whatever the params' type. `compile` fuses the whole step of small models, of at most
+    16 different shapes and some 100,000 parameters, which are held up by the number of operations; others stay as
+    they are.
     """
 
     def __init__(self, params: Iterable[Any], design: LearnedOptimizer, weights: Tree, *,
@@ -106,7 +107,7 @@ class LearnedTorchOptimizer(Optimizer):
 
     def _update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
         layout = Layout.of(observation.params)
-        if self._kernels is None or len(layout.blocks) > 1 or len(layout.segments) > MOST_COMPILED:
+        if self._kernels is None or len(layout.segments) > MOST_SEGMENTS or len(layout.blocks) > MOST_BLOCKS:
             return self.design.update(weights, observation, state)
 
         def update(weights: Tree, gradients: Tree, params: Tree, progress: Tree, state: Tree) -> tuple[Tree, Tree]:
@@ -129,7 +130,8 @@ class LearnedTorchOptimizer(Optimizer):
 
     def _bundled(self, params: list[Tensor]) -> list[Bundle]:
         together: dict[tuple[torch.device, float], list[Tensor]] = {}
-        for param in params:
+        # Neighbours of one shape are worked on as one.
+        for param in sorted(params, key=lambda param: tuple(param.shape)):
             if not self.state[param]:
                 self.state[param] = self.design.init({"param": param.float()})
             # Params that missed a step have a count of their own, and with it another bias correction.

@@ -59,14 +59,14 @@ class Factored:
     def averaged(layout: Layout, state: Tree, gradient: Tensor, decays: Tensor) -> "Factored":
         rows, columns = [], []
         squared = gradient.square() + FACTORED_EPS
-        for segment, part in zip(layout.segments, layout.per_tensor(squared), strict=True):
+        for segment, part in zip(layout.segments, layout.per_segment(squared), strict=True):
             if segment.is_matrix:
-                matrix = part.unflatten(-1, segment.matrix)
-                rows.append(matrix.mean(-1))
-                columns.append(matrix.mean(-2))
+                matrices = part.unflatten(-1, segment.matrix)
+                rows.append(matrices.mean(-1).flatten(-2))
+                columns.append(matrices.mean(-2).flatten(-2))
             else:
-                rows.append(part)
-                columns.append(part[..., :0])
+                rows.append(part.flatten(-2))
+                columns.append(part.flatten(-2)[..., :0])
         return Factored(layout, torch.lerp(torch.cat(rows, -1)[..., None, :], state["rows"], decays),
                         torch.lerp(torch.cat(columns, -1)[..., None, :], state["columns"], decays))
 
@@ -74,9 +74,10 @@ class Factored:
         """For rows and for columns: their product is the inverse root of the second moment."""
         rows, columns = [], (self.columns.clamp(min=FACTOR_EPS)).rsqrt()
         for segment in self.layout.segments:
-            part = self.rows[..., segment.rows]
-            rows.append((part / (part.mean(-1, keepdim=True) + FACTOR_EPS)).clamp(min=FACTOR_EPS) if segment.is_matrix
-                        else part + FACTOR_EPS)
+            part = self.rows[..., segment.rows].unflatten(-1, (segment.copies, segment.matrix[0]))
+            part = ((part / (part.mean(-1, keepdim=True) + FACTOR_EPS)).clamp(min=FACTOR_EPS) if segment.is_matrix
+                    else part + FACTOR_EPS)
+            rows.append(part.flatten(-2))
         return torch.cat(rows, -1).rsqrt_(), columns
 
 
@@ -85,6 +86,9 @@ def of_block(block: Block, row_factors: Tensor, column_factors: Tensor) -> Tenso
     parts = []
     for piece, place in block.placed:
         of_rows = row_factors[..., place.rows]
-        parts.append((of_rows[..., None] * column_factors[..., place.columns][..., None, :]).flatten(-2)
-                     if piece.segment.is_matrix else of_rows)
+        if piece.segment.is_matrix:
+            copies = (piece.segment.copies, -1)
+            of_columns = column_factors[..., place.columns].unflatten(-1, copies)
+            of_rows = (of_rows.unflatten(-1, copies)[..., None] * of_columns[..., None, :]).flatten(-3)
+        parts.append(of_rows)
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -222,11 +222,13 @@ class Features:
             rows["row_factors"], columns["column_factors"] = factored.factors()
         groups = [LINE_GROUPS[name] for name in self.names if name in LINE_GROUPS]
         if groups:
-            eps, segments = self.normalize_eps if self.normalize else None, factored.layout.segments
+            segments = factored.layout.segments
+            copies = [segment.copies for segment in segments]
+            eps = self.normalize_eps if self.normalize else None
             rows[ROW_FEATURES] = normalised(torch.cat([group(factored.rows) for group in groups], -2),
-                                            [segment.rows for segment in segments], eps)
+                                            [segment.rows for segment in segments], copies, eps)
             columns[COLUMN_FEATURES] = normalised(torch.cat([group(factored.columns) for group in groups], -2),
-                                                  [segment.columns for segment in segments], eps)
+                                                  [segment.columns for segment in segments], copies, eps)
         return rows, columns
 
     def _common(self, moment: Moment, decays: accumulators.Decays) -> Tree:

@@ -58,22 +58,28 @@ class Inputs:
         return torch.cat([inputs.project(weight, bias) for inputs in self.blocks()], dim=-1)
 
 
-def normalised(values: Tensor, places: Sequence[slice], eps: float | None) -> Tensor:
-    """Features `[..., f, n]`, each divided by its root mean square within every one of the `places`."""
+def normalised(values: Tensor, places: Sequence[slice], copies: Sequence[int], eps: float | None) -> Tensor:
+    """Features `[..., f, n]`, each divided by its root mean square within every copy in every place."""
     if eps is None:
         return values
-    return torch.cat([part * _scale(part, eps)[..., None] for part in (values[..., place] for place in places)], -1)
+    parts = [_copied(values[..., place], count) for place, count in zip(places, copies, strict=True)]
+    return torch.cat([(part * _scale(part, eps)[..., None]).flatten(-2) for part in parts], -1)
+
+
+def _copied(values: Tensor, copies: int) -> Tensor:
+    """`[..., copies * n]` as `[..., copies, n]`."""
+    return values.unflatten(-1, (copies, values.shape[-1] // copies))
 
 
 def _scale(values: Tensor, eps: float) -> Tensor:
-    """`[..., f]` for the features `[..., f, n]` of one whole tensor."""
+    """`[..., f, copies]` for the features `[..., f, copies, n]` of whole tensors."""
     mean_square = torch.linalg.vector_norm(values, dim=-1).square() / max(values.shape[-1], 1)
     return (mean_square + eps).rsqrt()
 
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """The features of one block; `scales` by tensor, empty where the block holds whole tensors alone."""
+    """The features of one block; `scales` by segment, empty where the block holds whole tensors alone."""
 
     inputs: Inputs
     block: Block
@@ -85,12 +91,12 @@ class BlockInputs:
         return torch.cat(self.inputs.values(self.block, self.part), -2)
 
     def mean_squares(self) -> Iterator[Tensor]:
-        """What each piece adds to its tensor's mean squares, `[..., f]`."""
+        """What each piece adds to its tensors' mean squares, `[..., f, copies]`."""
         values = self.inputs.values(self.block, self.part)
         for piece, place in self.block.placed:
-            size = max(1, piece.segment.parameters.stop - piece.segment.parameters.start)
-            norms = [torch.linalg.vector_norm(each[..., place.parameters], dim=-1) for each in values]
-            yield torch.cat(norms, -1).square() / size
+            parts = (_copied(each[..., place.parameters], piece.segment.copies) for each in values)
+            norms = torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in parts], -2)
+            yield norms.square() / max(1, piece.segment.size)
 
     def project(self, weight: Tensor, bias: Tensor) -> Tensor:
         """`weight @ features + bias` for the block's parameters: `[..., outputs, n]`.
@@ -114,20 +120,23 @@ class BlockInputs:
     def _own(self, weight: Tensor, bias: Tensor) -> Tensor:
         parts = []
         for piece, place in self.block.placed:
-            values = self.values[..., place.parameters]
+            values, copies = self.values[..., place.parameters], piece.segment.copies
             if self.inputs.eps is None:
                 parts.append(weight @ values)
-            else:
-                scale = self.scales[piece.index] if self.scales else _scale(values, self.inputs.eps)
-                parts.append(weight * scale[..., None, :] @ values)
+                continue
+            copied = _copied(values, copies)
+            scale = self.scales[piece.index] if self.scales else _scale(copied, self.inputs.eps)
+            parts.append(weight * scale[..., None, :, 0] @ values if copies == 1
+                         else weight @ (copied * scale[..., None]).flatten(-2))
         return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)).add_(bias)
 
     def _add_lines(self, hidden: Tensor, rows: Tensor, columns: Tensor, vectors: Tensor | None) -> None:
         """What the features of rows and columns add, in place."""
         for piece, place in self.block.placed:
-            target, of_rows = hidden[..., place.parameters], rows[..., place.rows]
+            target, of_rows, copies = hidden[..., place.parameters], rows[..., place.rows], piece.segment.copies
             if piece.segment.is_matrix:
-                (target.unflatten(-1, (-1, piece.width)).add_(of_rows[..., None])
-                 .add_(columns[..., place.columns][..., None, :]))
+                of_columns = _copied(columns[..., place.columns], copies)
+                (target.unflatten(-1, (copies, -1, piece.width)).add_(_copied(of_rows, copies)[..., None])
+                 .add_(of_columns[..., None, :]))
             elif vectors is not None:
                 target.add_(of_rows).add_(vectors[..., place.rows])

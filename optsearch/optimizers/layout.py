@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import groupby
 from math import prod
 
 import torch
@@ -17,7 +18,7 @@ BLOCK_SIZE = 1 << 15
 
 @dataclass(frozen=True)
 class Segment:
-    """One tensor's place: among all parameters, and among the rows and columns of all tensors.
+    """The place of `copies` neighbouring tensors of one shape: among all parameters, and all rows and columns.
 
     Tensors of two and more dimensions are seen as matrices `rows x columns`, the first dimension against all
     others; vectors and scalars have one row a parameter and no columns (`is_matrix` is false).
@@ -27,15 +28,23 @@ class Segment:
     rows: slice
     columns: slice
     is_matrix: bool
+    copies: int
 
     @property
     def matrix(self) -> tuple[int, int]:
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+        """Rows and columns of one copy."""
+        return ((self.rows.stop - self.rows.start) // self.copies,
+                (self.columns.stop - self.columns.start) // self.copies)
+
+    @property
+    def size(self) -> int:
+        """Parameters of one copy."""
+        return (self.parameters.stop - self.parameters.start) // self.copies
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows `first` to `last` of one tensor; `index` is the tensor's number."""
+    """Rows `first` to `last` of a segment that is one tensor, or all of one; `index` is the segment's number."""
 
     index: int
     segment: Segment
@@ -49,12 +58,13 @@ class Piece:
     @cached_property
     def rows(self) -> slice:
         start = self.segment.rows.start
-        return slice(start + self.first, start + self.last)
+        return slice(start + self.first, start + self.last) if self.segment.copies == 1 else self.segment.rows
 
     @cached_property
     def parameters(self) -> slice:
         start = self.segment.parameters.start
-        return slice(start + self.first * self.width, start + self.last * self.width)
+        return (slice(start + self.first * self.width, start + self.last * self.width) if self.segment.copies == 1
+                else self.segment.parameters)
 
 
 @dataclass(frozen=True)
@@ -109,14 +119,20 @@ class Layout:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         segments, starts = [], (0, 0, 0)
-        for _, shape in self.shapes:
+        for shape, copies in self._runs():
             size = prod(shape)
             rows, columns = (shape[0], size // max(shape[0], 1)) if len(shape) > 1 else (size, 0)
-            ends = (starts[0] + size, starts[1] + rows, starts[2] + columns)
+            ends = (starts[0] + copies * size, starts[1] + copies * rows, starts[2] + copies * columns)
             parameters, of_rows, of_columns = (slice(start, end) for start, end in zip(starts, ends, strict=True))
-            segments.append(Segment(parameters, of_rows, of_columns, is_matrix=len(shape) > 1))
+            segments.append(Segment(parameters, of_rows, of_columns, len(shape) > 1, copies))
             starts = ends
         return tuple(segments)
+
+    def _runs(self) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Shapes, and how many neighbours of that shape go into one block."""
+        for shape, run in groupby(shape for _, shape in self.shapes):
+            count, most = len(list(run)), max(1, BLOCK_SIZE // max(1, prod(shape)))
+            yield from ((shape, min(most, count - start)) for start in range(0, count, most))
 
     @property
     def num_parameters(self) -> int:
@@ -136,7 +152,7 @@ class Layout:
         blocks: list[list[Piece]] = [[]]
         room = BLOCK_SIZE
         for piece in self._pieces():
-            size = (piece.last - piece.first) * piece.width
+            size = piece.parameters.stop - piece.parameters.start
             if size > room and blocks[-1]:
                 blocks.append([])
                 room = BLOCK_SIZE
@@ -147,6 +163,9 @@ class Layout:
     def _pieces(self) -> Iterator[Piece]:
         for index, segment in enumerate(self.segments):
             num_rows, width = segment.matrix[0], max(1, segment.matrix[1])
+            if segment.copies > 1:
+                yield Piece(index, segment, 0, num_rows)
+                continue
             step = _even_step(num_rows, max(1, BLOCK_SIZE // width))
             for first in range(0, num_rows, step):
                 yield Piece(index, segment, first, min(first + step, num_rows))
@@ -158,15 +177,16 @@ class Layout:
     def unflatten(self, vector: Tensor) -> Tree:
         return trees.unravel(vector, dict(self.shapes))
 
-    def per_tensor(self, vector: Tensor) -> Iterator[Tensor]:
-        """The parts of `[..., num_parameters]` that belong to each tensor."""
-        return (vector[..., segment.parameters] for segment in self.segments)
+    def per_segment(self, vector: Tensor) -> Iterator[Tensor]:
+        """The parts of `[..., num_parameters]` that belong to each segment, `[..., copies, size]`."""
+        return (vector[..., segment.parameters].unflatten(-1, (segment.copies, segment.size))
+                for segment in self.segments)
 
     def scaled(self, vector: Tensor, scale: Callable[[Tensor], Tensor], of: Tensor | None = None) -> Tensor:
         """`vector` with each tensor's part multiplied by `scale(part)`, computed from `of` where given."""
-        sources = self.per_tensor(vector if of is None else of)
-        return torch.cat([part * scale(source) for part, source
-                          in zip(self.per_tensor(vector), sources, strict=True)], dim=-1)
+        sources = self.per_segment(vector if of is None else of)
+        return torch.cat([(part * scale(source)).flatten(-2) for part, source
+                          in zip(self.per_segment(vector), sources, strict=True)], dim=-1)
 
 
 def _even_step(num_rows: int, most: int) -> int:
