@@ -15,7 +15,7 @@ from optsearch.meta_training.windows import draw_horizon
 from optsearch.optimizers import MLP, Features, LearnedOptimizer, NoMixing, OutputRMS
 from optsearch.optimizers.schedules import Constant
 from optsearch.seeds import generator
-from optsearch.tasks import Reparametrized, families
+from optsearch.tasks import LowPrecision, Reparametrized, families
 
 SMALL = LearnedOptimizer(features=Features(groups=("lean",)), rule=MLP(hidden_size=4))
 SETTINGS = MetaTraining(horizon=40, num_tasks=2, truncation=10, num_meta_losses=2)
@@ -124,3 +124,20 @@ def test_other_units_change_gradients_and_nothing_else() -> None:
     assert max(units) > 10 * min(units)
     settings = replace(SETTINGS, reparametrization=10.0)
     assert list(meta_train(plan(settings=settings, task="tabular_mlp", budget=400)))[-1].outcome is Outcome.COMPLETED
+
+
+def test_inner_losses_in_bfloat16_are_close_and_everything_else_stays_float32() -> None:
+    family = families("digits_mlp")[0]
+    params = {name: leaf.requires_grad_() for name, leaf in family.init(generator(0), {}).items()}
+    rows = {name: leaf[:32] for name, leaf in family.data.inner.items()}
+    low, full = LowPrecision.of(family).loss(params, rows), family.loss(params, rows)
+    assert low.dtype == torch.float32
+    assert float(low.detach()) == pytest.approx(float(full.detach()), rel=0.02)
+    assert float(low.detach()) != float(full.detach())
+    for ours, theirs in zip(torch.autograd.grad(low, list(params.values())),
+                            torch.autograd.grad(full, list(params.values())), strict=True):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.05
+    point = list(meta_train(plan(settings=replace(SETTINGS, precision="bfloat16"), task="digits_mlp", budget=400)))[-1]
+    assert point.outcome is Outcome.COMPLETED
+    assert {leaf.dtype for leaf in point.snapshot.groups[0].values() if leaf.is_floating_point()} == {torch.float32}

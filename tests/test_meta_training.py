@@ -114,7 +114,7 @@ def test_non_finite_losses_count_as_the_cap() -> None:
                                     {"sigma": 0.0}, {"min_horizon_ratio": 2.0}, {"num_meta_losses": 11},
                                     {"num_meta_losses": 3}, {"curriculum": 1.5}, {"meta_warmup": -0.1},
                                     {"max_meta_gradient": -1.0}, {"meta_weight_decay": -1.0},
-                                    {"reparametrization": 0.5}])
+                                    {"reparametrization": 0.5}, {"precision": "float16"}])
 def test_settings_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(DesignError):
         replace(SETTINGS, **change)  # type: ignore[arg-type]

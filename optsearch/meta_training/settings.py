@@ -7,6 +7,7 @@ from optsearch.errors import DesignError
 from optsearch.optimizers.part import require
 
 MetaLoss = Literal["validation", "train"]
+Precision = Literal["float32", "bfloat16"]
 EstimatorName = Literal["nres", "pes", "full_es", "full_es_sign", "backprop", "backprop_first_order"]
 
 
@@ -37,6 +38,7 @@ class MetaTraining:
     max_meta_gradient: float = 0.0
     curriculum: float = 0.0
     reparametrization: float = 1.0
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         names = get_args(EstimatorName)
@@ -44,6 +46,8 @@ class MetaTraining:
                 f"there is no estimator {self.estimator!r}. Estimators: {', '.join(names)}.")
         require("meta_training", self.meta_loss in ("validation", "train"),
                 f"meta_loss must be validation or train, not {self.meta_loss!r}.")
+        require("meta_training", self.precision in get_args(Precision),
+                f"precision must be float32 or bfloat16, not {self.precision!r}.")
         require("meta_training", self.num_tasks > 0 and 0 < self.num_meta_losses <= self.truncation,
                 "num_tasks must be at least 1 and num_meta_losses between 1 and truncation, not "
                 f"{self.num_tasks}, {self.num_meta_losses} and {self.truncation}.")

@@ -14,11 +14,12 @@ from optsearch.meta_training.meta_losses import MetaLosses
 from optsearch.meta_training.outcome import Outcome
 from optsearch.meta_training.plan import Plan, Snapshot
 from optsearch.meta_training.points import Gathered, Point
+from optsearch.meta_training.settings import MetaTraining
 from optsearch.meta_training.steps import Steps
 from optsearch.meta_training.windows import Problem
 from optsearch.optimizers.bases import AdamW
 from optsearch.seeds import generator
-from optsearch.tasks import Reparametrized, TaskFamily
+from optsearch.tasks import LowPrecision, Reparametrized, TaskFamily
 from optsearch.trees import Shapes
 
 # A meta-training whose inner trainings still get nowhere after this part of its budget is given up.
@@ -66,7 +67,7 @@ class _Run:
 
     @staticmethod
     def of(plan: Plan) -> "_Run":
-        families = [_reparametrized(family, plan.settings.reparametrization) for family in plan.families]
+        families = [_changed(family, plan.settings) for family in plan.families]
         plain = [Steps(plan.optimizer, family) for family in families]
         compiled = [Steps(plan.optimizer, family, is_compiled=True) if plan.compiles(family) else steps
                     for family, steps in zip(families, plain, strict=True)]
@@ -130,8 +131,10 @@ class _Run:
         return AdamW(beta1=0.9, beta2=0.99, weight_decay=self.plan.settings.meta_weight_decay)
 
 
-def _reparametrized(family: TaskFamily, most: float) -> TaskFamily:
-    return Reparametrized.of(family, most) if most > 1 else family
+def _changed(family: TaskFamily, settings: MetaTraining) -> TaskFamily:
+    if settings.reparametrization > 1:
+        family = Reparametrized.of(family, settings.reparametrization)
+    return LowPrecision.of(family) if settings.precision == "bfloat16" else family
 
 
 def _limited(gradient: torch.Tensor, norm: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Families seen through a change that makes them more varied than they are."""
+"""Families seen through a change: in other units, or in fewer bits."""
 
 from dataclasses import dataclass, replace
 from math import log
@@ -42,3 +42,31 @@ class Reparametrized(TaskFamily):
 
     def on(self, device: torch.device | str) -> Self:
         return replace(self, data=self.data.to(device), original=self.original.on(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowPrecision(TaskFamily):
+    """The same tasks with losses and gradients computed in bfloat16; params stay as they are."""
+
+    original: TaskFamily
+
+    @staticmethod
+    def of(family: TaskFamily) -> "LowPrecision":
+        return LowPrecision(name=family.name, domain=family.domain, loss_cap=family.loss_cap,
+                            batch_size=family.batch_size, data=family.data, original=family)
+
+    def sample(self, generator: torch.Generator) -> Tree:
+        return self.original.sample(generator)
+
+    def init(self, generator: torch.Generator, task: Tree) -> Tree:
+        return self.original.init(generator, task)
+
+    def loss(self, params: Tree, batch: Tree) -> Tensor:
+        return self.original.loss(_lowered(params), _lowered(batch)).float()
+
+    def on(self, device: torch.device | str) -> Self:
+        return replace(self, data=self.data.to(device), original=self.original.on(device))
+
+
+def _lowered(tree: Tree) -> Tree:
+    return {name: leaf.bfloat16() if leaf.is_floating_point() else leaf for name, leaf in tree.items()}
