@@ -41,7 +41,8 @@ BASES = {
 # What carries a base through the first steps: every rule, head, mixing and schedule.
 CARRIERS = [LearnedOptimizer(Features(groups=("compact",)), RULES[rule](), HEADS[head](), SCHEDULES[schedule](),
                              MIXINGS[mixing]())
-            for rule, head, mixing, schedule in product(RULES, HEADS, MIXINGS, SCHEDULES) if MIXINGS[mixing]().has_base]
+            for rule, head, mixing, schedule in product(RULES, HEADS, MIXINGS, SCHEDULES)
+            if MIXINGS[mixing]().has_base and not (rule == "none" and MIXINGS[mixing]().num_outputs)]
 CARRIERS += [design for design, _ in DESIGNS.values() if design.base is not None]
 # Two tensors: the heads that scale must keep them apart.
 LAYOUT = Layout.of({"a": torch.zeros(2, 3), "b": torch.zeros(4)})

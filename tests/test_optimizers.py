@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -8,6 +9,7 @@ from torch.func import grad
 from optsearch.errors import DesignError
 from optsearch.optimizers import (
     BASES,
+    CONTROLLERS,
     DESIGNS,
     HEADS,
     LSTM,
@@ -16,29 +18,48 @@ from optsearch.optimizers import (
     PARTS,
     RULES,
     SCHEDULES,
+    AdamW,
     ExpMagnitude,
     Features,
+    History,
     LearnedOptimizer,
+    NoController,
     NoMixing,
+    NoRule,
     Observation,
     Residual,
+    controllers,
     named_design,
     num_weights,
 )
 from optsearch.seeds import generator
 
 SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 5), "kernel": (2, 3, 3, 3)}
-SMALL = {"mlp": MLP(hidden_size=3, num_layers=1), "lstm": LSTM(hidden_size=2)}
+SMALL = {"mlp": MLP(hidden_size=3, num_layers=1), "lstm": LSTM(hidden_size=2), "none": NoRule()}
+SMALL_CONTROLLERS = {"none": NoController(), "history": History(length=2, hidden_size=3, embedding_size=2),
+                     "lstm": controllers.LSTM(hidden_size=3)}
 
 
 def combinations():
     features = Features(groups=("compact", "rows_and_columns"), learn_decays=True)
     for rule, head, mixing, schedule in product(RULES, HEADS, MIXINGS, SCHEDULES):
         kinds = BASES if MIXINGS[mixing]().has_base else {"none": None}
+        # Without a rule nothing asks for a head, and with a constant schedule nothing would be learned.
+        if rule == "none" and (head != "raw" or mixing != "residual" or schedule == "constant"):
+            continue
         for name, base in kinds.items():
             yield "-".join((rule, head, mixing, schedule, name)), LearnedOptimizer(
                 features, SMALL[rule], HEADS[head](), SCHEDULES[schedule](), MIXINGS[mixing](),
                 base() if base is not None else None)
+    for rule, controller, mixing in product(RULES, CONTROLLERS, MIXINGS):
+        has_base = MIXINGS[mixing]().has_base
+        if controller == "none" or (rule == "none" and mixing != "residual"):
+            continue
+        chosen = replace(SMALL_CONTROLLERS[controller], context_size=2)
+        if rule == "none" and controller == "lstm":
+            chosen = replace(chosen, groups=("gradient", "loss", "size"))
+        yield "-".join((rule, controller, mixing)), LearnedOptimizer(
+            features, SMALL[rule], mixing=MIXINGS[mixing](), base=AdamW() if has_base else None, controller=chosen)
 
 
 ALL = {name: design for name, (design, _) in DESIGNS.items()} | dict(combinations())
@@ -63,7 +84,7 @@ def start(design):
 def observe(purpose, batch=()):
     return Observation(random_tree(SHAPES, purpose, "gradient", batch=batch),
                        random_tree(SHAPES, purpose, "params", batch=batch),
-                       torch.full((*batch, 1), 0.3), weight_decay=0.1)
+                       torch.full((*batch, 1), 0.3), weight_decay=0.1, loss=torch.full((*batch, 1), 1.5))
 
 
 def one_of(tree, index):
@@ -125,16 +146,53 @@ def test_a_batch_of_trainings_equals_its_trainings_one_by_one(design):
         alone = design.init(one_of(steps[0].params, index))
         for step, updates in zip(steps, together, strict=True):
             observation = Observation(one_of(step.gradients, index), one_of(step.params, index),
-                                      step.progress[index], step.weight_decay)
+                                      step.progress[index], step.weight_decay, step.loss[index])
             expected, alone = design.update(one_of(weights, index), observation, alone)
             torch.testing.assert_close(one_of(updates, index), expected)
         torch.testing.assert_close(one_of(state, index), alone)
 
 
 @every_design
+def test_the_order_of_the_tensors_does_not_matter(design):
+    weights, steps = disturbed(start(design), "order"), [observe(index) for index in range(3)]
+    backwards = list(reversed(SHAPES))
+    state, other = design.init(steps[0].params), design.init({name: steps[0].params[name] for name in backwards})
+    for step in steps:
+        turned = replace(step, gradients={name: step.gradients[name] for name in backwards},
+                         params={name: step.params[name] for name in backwards})
+        updates, state = design.update(weights, step, state)
+        found, other = design.update(weights, turned, other)
+        assert list(found) == backwards
+        torch.testing.assert_close({name: found[name] for name in updates}, updates, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("controller", [kind for kind in CONTROLLERS if kind != "none"])
+def test_a_fresh_controller_changes_nothing_and_a_trained_one_tells_tensors_apart(controller):
+    chosen = replace(SMALL_CONTROLLERS[controller], context_size=2)
+    plain, controlled = LearnedOptimizer(rule=MLP(3)), LearnedOptimizer(rule=MLP(3), controller=chosen)
+    steps = [observe(index) for index in range(3)]
+
+    def run(design, weights):
+        state = design.init(steps[0].params)
+        for step in steps:
+            updates, state = design.update(weights, step, state)
+        return updates
+
+    torch.testing.assert_close(run(controlled, start(controlled)), run(plain, start(plain)))
+    # The rule stays at its start, where it adds nothing: what differs is each tensor's learning rate.
+    weights = {name: leaf + 0.3 if name.startswith("controller.") else leaf for name, leaf in start(controlled).items()}
+    plain_updates, updates = run(plain, start(plain)), run(controlled, weights)
+    factors = {name: (leaf / plain_updates[name]).flatten() for name, leaf in updates.items()}
+    for factor in factors.values():
+        torch.testing.assert_close(factor, factor[:1].expand_as(factor), rtol=1e-3, atol=0)
+    assert len({round(float(factor[0]), 5) for factor in factors.values()}) == len(SHAPES)
+
+
+@every_design
 def test_two_steps_are_differentiable_in_the_weights(design):
     steps = [Observation({name: leaf.double() for name, leaf in observe(index).gradients.items()},
-                         {name: leaf.double() for name, leaf in observe(index).params.items()}) for index in range(2)]
+                         {name: leaf.double() for name, leaf in observe(index).params.items()},
+                         loss=torch.tensor([1.5 - index]).double()) for index in range(2)]
 
     def summed(weights):
         state, total = design.init(steps[0].params), 0.0

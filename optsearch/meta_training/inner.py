@@ -108,7 +108,9 @@ def step(optimizer: InnerOptimizer, family: TaskFamily, weights: Tree, trainings
         found = torch.autograd.grad(losses.sum(), list(params.values()), create_graph=gradients == "second_order",
                                     retain_graph=gradients != "none")
     found = tuple(torch.nan_to_num(gradient) for gradient in found)
-    observation = Observation(dict(zip(params, found, strict=True)), params, trainings.step / trainings.horizon)
+    told = losses if gradients == "second_order" else losses.detach()
+    observation = Observation(dict(zip(params, found, strict=True)), params, trainings.step / trainings.horizon,
+                              loss=told[:, None])
     updates, state = optimizer.update(weights, observation, trainings.state)
     moved = {name: leaf + updates[name] for name, leaf in params.items()}
     losses = losses.detach() if gradients == "none" else losses

@@ -7,11 +7,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.layout import Block, Layout
+from optsearch.optimizers.layout import Block, Layout, Piece, Place
 from optsearch.trees import Tree
 
-# Names in `Inputs.rows`, `.columns` and `.common`.
-ROW_FEATURES, COLUMN_FEATURES, SHARED = "row_features", "column_features", "shared"
+# Names in `Inputs.rows`, `.columns`, `.common` and `.tensors`.
+ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT = "row_features", "column_features", "shared", "context"
 Values = Callable[[Block, Tree], list[Tensor]]
 
 
@@ -19,9 +19,9 @@ Values = Callable[[Block, Tree], list[Tensor]]
 class Inputs:
     """The features of one step before they are made.
 
-    `values` makes several `[..., f, n]` for a block from its part of the sources: `parameters` `[..., n]`, `rows`
-    `[..., num_rows]` and `columns` `[..., num_columns]`, by name, and `common`, of which each block gets all. Where
-    `eps` is given, each feature is divided by √(`eps` + its mean square over the tensor).
+    `values` makes several `[..., f, n]` for a block from its part of the sources, by name: `parameters` `[..., n]`,
+    `rows` `[..., num_rows]`, `columns` `[..., num_columns]`, `tensors` `[..., num_tensors]`, and `common`, of which
+    each block gets all. Where `eps` is given, each feature is divided by √(`eps` + its mean square over the tensor).
     """
 
     layout: Layout
@@ -31,6 +31,7 @@ class Inputs:
     rows: Tree
     columns: Tree
     common: Tree
+    tensors: Tree = field(default_factory=dict)
 
     def blocks(self) -> "list[BlockInputs]":
         """The blocks in order.
@@ -51,7 +52,8 @@ class Inputs:
     def _part(self, block: Block) -> Tree:
         return ({name: leaf[..., block.parameters] for name, leaf in self.parameters.items()}
                 | {name: leaf[..., block.rows] for name, leaf in self.rows.items()}
-                | {name: leaf[..., block.columns] for name, leaf in self.columns.items()} | self.common)
+                | {name: leaf[..., block.columns] for name, leaf in self.columns.items()}
+                | {name: leaf[..., block.tensors] for name, leaf in self.tensors.items()} | self.common)
 
     def project(self, weight: Tensor, bias: Tensor) -> Tensor:
         """`weight @ features + bias` for every parameter: `[..., outputs, n]`."""
@@ -102,41 +104,58 @@ class BlockInputs:
         """`weight @ features + bias` for the block's parameters: `[..., outputs, n]`.
 
         Normalising a feature is one number a tensor, so it scales the columns of `weight`; features of rows,
-        of columns and of the step are projected at their own size and broadcast.
+        of columns, of the step and of the tensor are projected at their own size and broadcast.
         """
-        rows, columns, shared = (self.part.get(name) for name in (ROW_FEATURES, COLUMN_FEATURES, SHARED))
-        num_values, num_lines = self.values.shape[-2], 0 if rows is None else rows.shape[-2]
-        own, of_rows, of_columns, of_shared = weight.split(
-            [num_values, num_lines, num_lines, weight.shape[-1] - num_values - 2 * num_lines], dim=-1)
+        rows, columns, shared, context = (
+            self.part.get(name) for name in (ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT))
+        widths = [0 if part is None else part.shape[-2] for part in (self.values, rows, columns)]
+        widths.append(0 if shared is None else shared.shape[-1])
+        own, of_rows, of_columns, of_shared, of_context = weight.split(
+            [*widths, weight.shape[-1] - sum(widths)], dim=-1)
         if shared is not None:
             bias = bias + (of_shared @ shared[..., None]).squeeze(-1)
-        hidden = self._own(own, bias[..., None])
+        lines = None
         if rows is not None and columns is not None:
-            # A vector's full averages stand for both its row and its column.
-            has_vector = not all(piece.segment.is_matrix for piece in self.block.pieces)
-            self._add_lines(hidden, of_rows @ rows, of_columns @ columns, of_columns @ rows if has_vector else None)
-        return hidden
-
-    def _own(self, weight: Tensor, bias: Tensor) -> Tensor:
+            lines = _Lines(of_rows @ rows, of_columns @ columns, of_columns @ rows if self._has_vectors else None)
+        of_tensors = None if context is None else of_context @ context
         parts = []
         for piece, place in self.block.placed:
-            values, copies = self.values[..., place.parameters], piece.segment.copies
-            if self.inputs.eps is None:
-                parts.append(weight @ values)
-                continue
-            copied = _copied(values, copies)
-            scale = self.scales[piece.index] if self.scales else _scale(copied, self.inputs.eps)
-            parts.append(weight * scale[..., None, :, 0] @ values if copies == 1
-                         else weight @ (copied * scale[..., None]).flatten(-2))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)).add_(bias)
+            hidden = self._own(own, piece, self.values[..., place.parameters]).add_(bias[..., None])
+            if lines is not None:
+                lines.add(hidden, piece, place)
+            if of_tensors is not None:
+                _copied(hidden, piece.segment.copies).add_(of_tensors[..., place.tensors, None])
+            parts.append(hidden)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _add_lines(self, hidden: Tensor, rows: Tensor, columns: Tensor, vectors: Tensor | None) -> None:
-        """What the features of rows and columns add, in place."""
-        for piece, place in self.block.placed:
-            target, of_rows, copies = hidden[..., place.parameters], rows[..., place.rows], piece.segment.copies
-            if piece.segment.is_matrix:
-                of_columns = _copied(columns[..., place.columns], copies)
-                (target.unflatten(-1, (copies, -1, piece.width)).add_(_copied(of_rows, copies)[..., None])
-                 .add_(of_columns[..., None, :]))
-            elif vectors is not None:
-                target.add_(of_rows).add_(vectors[..., place.rows])
+    @property
+    def _has_vectors(self) -> bool:
+        return not all(piece.segment.is_matrix for piece in self.block.pieces)
+
+    def _own(self, weight: Tensor, piece: Piece, values: Tensor) -> Tensor:
+        """What the parameters' own features give."""
+        if self.inputs.eps is None:
+            return weight @ values
+        copied = _copied(values, piece.segment.copies)
+        scale = self.scales[piece.index] if self.scales else _scale(copied, self.inputs.eps)
+        return (weight * scale[..., None, :, 0] @ values if piece.segment.copies == 1
+                else weight @ (copied * scale[..., None]).flatten(-2))
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """What a block's rows and columns give, `[..., outputs, lines]`; `vectors` is what rows give as columns."""
+
+    rows: Tensor
+    columns: Tensor
+    vectors: Tensor | None
+
+    def add(self, hidden: Tensor, piece: Piece, place: Place) -> None:
+        """To one piece, in place. A vector's full averages stand for both its row and its column."""
+        rows, copies = self.rows[..., place.rows], piece.segment.copies
+        if piece.segment.is_matrix:
+            columns = _copied(self.columns[..., place.columns], copies)
+            (hidden.unflatten(-1, (copies, -1, piece.width)).add_(_copied(rows, copies)[..., None])
+             .add_(columns[..., None, :]))
+        elif self.vectors is not None:
+            hidden.add_(rows).add_(self.vectors[..., place.rows])

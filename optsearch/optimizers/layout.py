@@ -18,7 +18,7 @@ BLOCK_SIZE = 1 << 15
 
 @dataclass(frozen=True)
 class Segment:
-    """The place of `copies` neighbouring tensors of one shape: among all parameters, and all rows and columns.
+    """The place of `copies` neighbouring tensors of one shape: among all parameters, rows, columns and tensors.
 
     Tensors of two and more dimensions are seen as matrices `rows x columns`, the first dimension against all
     others; vectors and scalars have one row a parameter and no columns (`is_matrix` is false).
@@ -27,8 +27,12 @@ class Segment:
     parameters: slice
     rows: slice
     columns: slice
+    tensors: slice
     is_matrix: bool
-    copies: int
+
+    @property
+    def copies(self) -> int:
+        return self.tensors.stop - self.tensors.start
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -69,11 +73,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a piece lies in vectors of a block's parameters, rows and columns alone."""
+    """Where a piece lies in vectors of a block's parameters, rows, columns and tensors alone."""
 
     parameters: slice
     rows: slice
     columns: slice
+    tensors: slice
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,16 @@ class Block:
         return slice(self.pieces[0].segment.columns.start, self.pieces[-1].segment.columns.stop)
 
     @cached_property
+    def tensors(self) -> slice:
+        return slice(self.pieces[0].segment.tensors.start, self.pieces[-1].segment.tensors.stop)
+
+    @cached_property
     def placed(self) -> tuple[tuple[Piece, Place], ...]:
         """Every piece and its place."""
-        return tuple((piece, Place(_moved(piece.parameters, self.parameters.start), _moved(piece.rows, self.rows.start),
-                                   _moved(piece.segment.columns, self.columns.start))) for piece in self.pieces)
+        starts = [whole.start for whole in (self.parameters, self.rows, self.columns, self.tensors)]
+        parts = [(piece.parameters, piece.rows, piece.segment.columns, piece.segment.tensors) for piece in self.pieces]
+        return tuple((piece, Place(*(_moved(place, start) for place, start in zip(part, starts, strict=True))))
+                     for piece, part in zip(self.pieces, parts, strict=True))
 
 
 def _moved(place: slice, start: int) -> slice:
@@ -118,13 +129,13 @@ class Layout:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        segments, starts = [], (0, 0, 0)
+        segments, starts = [], [0, 0, 0, 0]
         for shape, copies in self._runs():
             size = prod(shape)
             rows, columns = (shape[0], size // max(shape[0], 1)) if len(shape) > 1 else (size, 0)
-            ends = (starts[0] + copies * size, starts[1] + copies * rows, starts[2] + copies * columns)
-            parameters, of_rows, of_columns = (slice(start, end) for start, end in zip(starts, ends, strict=True))
-            segments.append(Segment(parameters, of_rows, of_columns, len(shape) > 1, copies))
+            ends = [start + copies * count for start, count in zip(starts, (size, rows, columns, 1), strict=True)]
+            parameters, of_rows, of_columns, tensors = map(slice, starts, ends)
+            segments.append(Segment(parameters, of_rows, of_columns, tensors, is_matrix=len(shape) > 1))
             starts = ends
         return tuple(segments)
 
@@ -145,6 +156,10 @@ class Layout:
     @property
     def num_columns(self) -> int:
         return self.segments[-1].columns.stop
+
+    @property
+    def num_tensors(self) -> int:
+        return self.segments[-1].tensors.stop
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -181,6 +196,16 @@ class Layout:
         """The parts of `[..., num_parameters]` that belong to each segment, `[..., copies, size]`."""
         return (vector[..., segment.parameters].unflatten(-1, (segment.copies, segment.size))
                 for segment in self.segments)
+
+    def root_mean_squares(self, vectors: Tensor) -> Tensor:
+        """Of each tensor's part of `[..., k, num_parameters]`: `[..., k, num_tensors]`."""
+        return torch.cat([torch.linalg.vector_norm(part, dim=-1) / max(1, part.shape[-1])**0.5
+                          for part in self.per_segment(vectors)], -1)
+
+    def times(self, vector: Tensor, factors: Tensor) -> Tensor:
+        """`[..., num_parameters]` times one factor a tensor, `[..., num_tensors]`."""
+        return torch.cat([(part * factors[..., segment.tensors, None]).flatten(-2)
+                          for segment, part in zip(self.segments, self.per_segment(vector), strict=True)], -1)
 
     def scaled(self, vector: Tensor, scale: Callable[[Tensor], Tensor], of: Tensor | None = None) -> Tensor:
         """`vector` with each tensor's part multiplied by `scale(part)`, computed from `of` where given."""

@@ -1,23 +1,26 @@
 """The learned optimizer: a frozen design with three pure methods over whole trees."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from optsearch.errors import DesignError
+from optsearch.optimizers import tensors
 from optsearch.optimizers.bases import BASES, AdamW, Base
+from optsearch.optimizers.controllers import CONTROLLERS, Controller, Controls, NoController
 from optsearch.optimizers.features import Features, Moment
 from optsearch.optimizers.graph import graph_of
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, Head
-from optsearch.optimizers.inputs import Inputs
+from optsearch.optimizers.inputs import CONTEXT, Inputs
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
 from optsearch.optimizers.part import Config, part_from_config, part_to_config
-from optsearch.optimizers.rules import MLP, RULES, Rule
+from optsearch.optimizers.rules import MLP, RULES, NoRule, Rule
 from optsearch.optimizers.schedules import SCHEDULES, Progress, Schedule
+from optsearch.optimizers.tensors import Scene
 from optsearch.trees import Tree, prefixed, within
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ UNKNOWN_PROGRESS = 0.25
 
 FEATURE_SETS: dict[str, type[Features]] = {"groups": Features}
 PARTS: dict[str, Mapping[str, type]] = {
-    "features": FEATURE_SETS, "rule": RULES, "head": HEADS, "schedule": SCHEDULES, "mixing": MIXINGS, "base": BASES}
+    "features": FEATURE_SETS, "rule": RULES, "head": HEADS, "schedule": SCHEDULES, "mixing": MIXINGS, "base": BASES,
+    "controller": CONTROLLERS}
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,15 @@ class Observation:
     """What an optimizer sees at one step; leaves are `[*batch, *shape]`.
 
     `progress` `[*batch, 1]` is the part of the run that lies behind, None where the horizon is unknown.
-    `weight_decay` is decoupled, on top of what the design has itself.
+    `weight_decay` is decoupled, on top of what the design has itself. `loss` `[*batch, 1]` is that of the batch, None
+    where nobody told it; only controllers look at it.
     """
 
     gradients: Tree
     params: Tree
     progress: Tensor | None = None
     weight_decay: float = 0.0
+    loss: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,28 +68,44 @@ class LearnedOptimizer:
     schedule: Schedule = field(default_factory=Progress)
     mixing: Mixing = field(default_factory=Residual)
     base: Base | None = field(default_factory=AdamW)
+    controller: Controller = field(default_factory=NoController)
 
     def __post_init__(self) -> None:
         if self.mixing.has_base != (self.base is not None):
             raise DesignError("mixing: `none` takes no base, every other kind needs one; "
                               f"got mixing {self.mixing} with base {self.base}.")
+        if not self.has_rule and (self.base is None or self.mixing.num_outputs > 0):
+            raise DesignError("rule: `none` leaves the base's direction alone, so it needs a base, and a mixing that "
+                              f"asks no rule; got mixing {self.mixing} with base {self.base}.")
+        if not self.has_rule and self.controller.needs_averages():
+            raise DesignError("controller: groups `momentum` and `second_moment` are averages that a rule's features "
+                              f"keep, and there is no rule; got {self.controller}.")
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether anything is learned a parameter."""
+        return not isinstance(self.rule, NoRule)
 
     def init_weights(self, generator: torch.Generator) -> Tree:
         """Weights to start from: random, with a zero readout where a base carries the first steps."""
         num_outputs = self.head.num_outputs + self.mixing.num_outputs
-        rule = self.rule.init_weights(generator, self.features.num_inputs, num_outputs)
+        num_inputs = self.features.num_inputs + self.controller.context_size
+        rule = self.rule.init_weights(generator, num_inputs, num_outputs)
         if self.base is not None:
             rule |= {name: torch.zeros_like(leaf) for name, leaf in rule.items() if name.startswith("output.")}
-        return (prefixed("features", self.features.init_weights()) | prefixed("rule", rule)
-                | prefixed("schedule", self.schedule.init_weights()))
+        features = self.features.init_weights() if self.has_rule else {}
+        controller = self.controller.init_weights(generator, len(self.features.momentum_decays))
+        return (prefixed("features", features) | prefixed("rule", rule)
+                | prefixed("schedule", self.schedule.init_weights()) | prefixed("controller", controller))
 
     def init(self, params: Tree, batch_dims: int = 0) -> Tree:
         """The state before the first step."""
         layout = Layout.of(params, batch_dims)
         like = Layout.flatten(params, batch_dims)
         return ({"step": like.new_zeros(*like.shape[:-1], 1)}
-                | prefixed("features", self.features.init(layout, like))
+                | prefixed("features", self.features.init(layout, like) if self.has_rule else {})
                 | prefixed("rule", self.rule.init(like))
+                | prefixed("controller", self._init_controller(layout, like))
                 | (prefixed("base", self.base.init(like)) if self.base is not None else {}))
 
     def update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
@@ -96,22 +118,52 @@ class LearnedOptimizer:
         progress = (torch.full_like(step, UNKNOWN_PROGRESS) if observation.progress is None
                     else observation.progress)
         moment = Moment(layout, gradient, params, step, progress)
-        direction, next_state = self._direction(weights, moment, state)
+        inputs, averages = self._observe(weights, moment, state)
+        controls, controlled = self._control(weights, moment, observation.loss, averages, state)
+        if controls is not None and inputs is not None and self.controller.context_size:
+            inputs = replace(inputs, tensors={CONTEXT: controls.context})
+        direction, next_state = self._direction(weights, moment, inputs, state)
         if observation.weight_decay:
             direction = direction + observation.weight_decay * params
+        if controls is not None:
+            direction = layout.times(direction, controls.log_rates.exp())
         rate = self.schedule.learning_rate(within("schedule", weights), progress)
-        return layout.unflatten(-rate * direction), {"step": step} | next_state
+        return layout.unflatten(-rate * direction), (
+            {"step": step} | prefixed("features", averages) | next_state | prefixed("controller", controlled))
 
-    def _direction(self, weights: Tree, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
-        inputs, averages = self.features.observe(within("features", weights), moment, within("features", state))
+    def _init_controller(self, layout: Layout, like: Tensor) -> Tree:
+        if isinstance(self.controller, NoController):
+            return {}
+        return (self.controller.init(like, layout.num_tensors)
+                | prefixed("trend", tensors.fresh_trend(like, layout.num_tensors)))
+
+    def _observe(self, weights: Tree, moment: Moment, state: Tree) -> tuple[Inputs | None, Tree]:
+        if not self.has_rule:
+            return None, {}
+        return self.features.observe(within("features", weights), moment, within("features", state))
+
+    def _control(self, weights: Tree, moment: Moment, loss: Tensor | None, averages: Tree,
+                 state: Tree) -> tuple[Controls | None, Tree]:
+        if isinstance(self.controller, NoController):
+            return None, {}
+        own = within("controller", state)
+        seen, trend = tensors.trend(within("trend", own), loss, moment.step)
+        scene = Scene(moment.layout, moment.gradient, moment.params, moment.step, moment.progress, loss, seen, averages)
+        controls, memory = self.controller.update(within("controller", weights), scene, own)
+        return controls, memory | prefixed("trend", trend)
+
+    def _direction(self, weights: Tree, moment: Moment, inputs: Inputs | None, state: Tree) -> tuple[Tensor, Tree]:
+        direction, next_state = moment.gradient, {}
+        if self.base is not None:
+            direction, after = self.base.direction(moment.gradient, moment.params, moment.step, within("base", state))
+            next_state = prefixed("base", after)
+        if inputs is None:
+            return direction, next_state
         outputs, memory = self._apply_rule(within("rule", weights), inputs, within("rule", state))
         learned = self.head.direction(moment.layout, outputs, moment.params)
-        next_state = prefixed("features", averages) | prefixed("rule", memory)
-        if self.base is None:
-            return learned, next_state
-        base, base_state = self.base.direction(moment.gradient, moment.params, moment.step, within("base", state))
-        direction = self.mixing.mix(learned, base, outputs[..., self.head.num_outputs:, :])
-        return direction, next_state | prefixed("base", base_state)
+        next_state |= prefixed("rule", memory)
+        return (learned if self.base is None else
+                self.mixing.mix(learned, direction, outputs[..., self.head.num_outputs:, :])), next_state
 
     def _apply_rule(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
         outputs, memories = [], []

@@ -3,17 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.inputs import BlockInputs
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_, "tanh": torch.tanh_, "silu": torch.nn.functional.silu}
+
+
+class Projected(Protocol):
+    """Features that are only ever seen through a linear map."""
+
+    def project(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """`weight @ features + bias`: `[..., outputs, n]`."""
 
 
 class Rule(Protocol):
@@ -25,18 +31,19 @@ class Rule(Protocol):
     def init(self, like: Tensor) -> Tree:
         """The rule's own state for parameters `like` `[*batch, n]`."""
 
-    def update(self, weights: Tree, inputs: BlockInputs, state: Tree) -> tuple[Tensor, Tree]:
+    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
         """Outputs `[..., num_outputs, n]` and the next state."""
 
 
-def _layer(generator: torch.Generator, name: str, fan_in: int, fan_out: int) -> Tree:
+def init_layer(generator: torch.Generator, name: str, fan_in: int, fan_out: int) -> Tree:
     """Truncated normal weights of deviation 1/√fan-in, zero bias."""
     weight = torch.nn.init.trunc_normal_(torch.empty(fan_out, fan_in), std=1 / sqrt(fan_in), a=-2 / sqrt(fan_in),
                                          b=2 / sqrt(fan_in), generator=generator)
     return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(fan_out)}
 
 
-def _linear(weights: Tree, name: str, values: Tensor) -> Tensor:
+def linear(weights: Tree, name: str, values: Tensor) -> Tensor:
+    """`weight @ values + bias` for `values` `[..., f, n]`."""
     return (weights[f"{name}.weight"] @ values).add_(weights[f"{name}.bias"][..., None])
 
 
@@ -57,19 +64,19 @@ class MLP:
     def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
         weights: Tree = {}
         for index in range(self.num_layers):
-            weights |= _layer(generator, f"hidden{index}", num_inputs if index == 0 else self.hidden_size,
+            weights |= init_layer(generator, f"hidden{index}", num_inputs if index == 0 else self.hidden_size,
                               self.hidden_size)
-        return weights | _layer(generator, "output", self.hidden_size, num_outputs)
+        return weights | init_layer(generator, "output", self.hidden_size, num_outputs)
 
     def init(self, like: Tensor) -> Tree:
         return {}
 
-    def update(self, weights: Tree, inputs: BlockInputs, state: Tree) -> tuple[Tensor, Tree]:
+    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
         activation = ACTIVATIONS[self.activation]
         hidden = activation(inputs.project(weights["hidden0.weight"], weights["hidden0.bias"]))
         for index in range(1, self.num_layers):
-            hidden = activation(_linear(weights, f"hidden{index}", hidden))
-        return _linear(weights, "output", hidden), {}
+            hidden = activation(linear(weights, f"hidden{index}", hidden))
+        return linear(weights, "output", hidden), {}
 
 
 @dataclass(frozen=True)
@@ -90,36 +97,52 @@ class LSTM:
                 f"{self.hidden_size}, {self.num_layers} and {self.input_size}.")
 
     def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
-        weights = _layer(generator, "input", num_inputs, self.input_size) if self.input_size else {}
+        weights = init_layer(generator, "input", num_inputs, self.input_size) if self.input_size else {}
         fan_in = self.input_size or num_inputs
         for index in range(self.num_layers):
-            weights |= _layer(generator, f"gates{index}", fan_in, 4 * self.hidden_size)
-            weights[f"recurrent{index}"] = _layer(
+            weights |= init_layer(generator, f"gates{index}", fan_in, 4 * self.hidden_size)
+            weights[f"recurrent{index}"] = init_layer(
                 generator, "recurrent", self.hidden_size, 4 * self.hidden_size)["recurrent.weight"]
             fan_in = self.hidden_size
-        return weights | _layer(generator, "output", self.hidden_size, num_outputs)
+        return weights | init_layer(generator, "output", self.hidden_size, num_outputs)
 
     def init(self, like: Tensor) -> Tree:
         shape = (*like.shape[:-1], self.num_layers, self.hidden_size, like.shape[-1])
         return {"hidden": like.new_zeros(shape), "cell": like.new_zeros(shape)}
 
-    def update(self, weights: Tree, inputs: BlockInputs, state: Tree) -> tuple[Tensor, Tree]:
+    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
         if self.input_size:
             values = torch.nn.functional.elu(inputs.project(weights["input.weight"], weights["input.bias"]))
-            gates = _linear(weights, "gates0", values)
+            gates = linear(weights, "gates0", values)
         else:
             gates = inputs.project(weights["gates0.weight"], weights["gates0.bias"])
         hiddens: list[Tensor] = []
         cells: list[Tensor] = []
         for index in range(self.num_layers):
             if index > 0:
-                gates = _linear(weights, f"gates{index}", hiddens[-1])
+                gates = linear(weights, f"gates{index}", hiddens[-1])
             gates = gates + weights[f"recurrent{index}"] @ state["hidden"][..., index, :, :]
             take, keep, write, show = gates.chunk(4, dim=-2)
             cells.append(keep.sigmoid() * state["cell"][..., index, :, :] + take.sigmoid() * write.tanh())
             hiddens.append(show.sigmoid() * cells[-1].tanh())
-        return _linear(weights, "output", hiddens[-1]), {"hidden": torch.stack(hiddens, -3),
+        return linear(weights, "output", hiddens[-1]), {"hidden": torch.stack(hiddens, -3),
                                                          "cell": torch.stack(cells, -3)}
 
 
-RULES: dict[str, type[Rule]] = {"mlp": MLP, "lstm": LSTM}
+@dataclass(frozen=True)
+class NoRule:
+    """Nothing is learned a parameter; a controller may still be."""
+
+    num_layers: ClassVar[int] = 0
+
+    def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
+        return {}
+
+    def init(self, like: Tensor) -> Tree:
+        return {}
+
+    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
+        raise NotImplementedError("a design without a rule has no outputs to ask for")
+
+
+RULES: dict[str, type[Rule]] = {"mlp": MLP, "lstm": LSTM, "none": NoRule}
