@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -43,7 +44,9 @@ CARRIERS = [LearnedOptimizer(Features(groups=("compact",)), RULES[rule](), HEADS
                              MIXINGS[mixing]())
             for rule, head, mixing, schedule in product(RULES, HEADS, MIXINGS, SCHEDULES)
             if MIXINGS[mixing]().has_base and not (rule == "none" and MIXINGS[mixing]().num_outputs)]
-CARRIERS += [design for design, _ in DESIGNS.values() if design.base is not None]
+# At a rate at which every base stays on the ground.
+CARRIERS += [replace(design, schedule=replace(design.schedule, initial_lr=1e-3))
+             for design, _ in DESIGNS.values() if design.base is not None]
 # Two tensors: the heads that scale must keep them apart.
 LAYOUT = Layout.of({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
 
@@ -81,7 +84,8 @@ def test_every_base_is_compared_with_torch():
 def test_with_initial_weights_every_design_takes_the_step_of_its_base(base, is_horizon_known):
     fresh = {"a": normal(2, 3, purpose="a"), "b": normal(4, purpose="b"), "c": normal(purpose="c")}
     for carrier in CARRIERS:
-        design = LearnedOptimizer(carrier.features, carrier.rule, carrier.head, carrier.schedule, carrier.mixing, base)
+        design = LearnedOptimizer(carrier.features, carrier.rule, carrier.head, carrier.schedule, carrier.mixing, base,
+                                  carrier.controller)
         weights = doubled(design.init_weights(generator(0, "weights")))
         params, state = fresh, design.init(fresh)
         expected = {name: nn.Parameter(param.clone()) for name, param in fresh.items()}
@@ -181,7 +185,7 @@ def test_heads_have_their_closed_forms():
     }
     assert {type(head) for head in expected} == set(HEADS.values())
     for head, direction in expected.items():
-        actual = head.direction(LAYOUT, outputs[:head.num_outputs], params)
+        actual = head.direction(LAYOUT, head.joined(outputs[:head.num_outputs]), params)
         torch.testing.assert_close(actual, direction, rtol=1e-6, atol=1e-9)
 
 

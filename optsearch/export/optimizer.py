@@ -79,8 +79,9 @@ class LearnedTorchOptimizer(Optimizer):
         if any(gradient.is_sparse for gradient in gradients):
             raise UsageError("sparse gradients are not supported by learned optimizers; "
                              "use dense ones (nn.Embedding(..., sparse=False)).")
-        # The largest magnitude, and with it one wait for the device instead of one a tensor.
-        return bool(get_total_norm(gradients, torch.inf).isfinite())
+        # One number, and with it one wait for the device instead of one a tensor. Only squares that overflow need the
+        # largest magnitude, which takes twenty times as long.
+        return bool(get_total_norm(gradients).isfinite()) or bool(get_total_norm(gradients, torch.inf).isfinite())
 
     def _skip(self) -> None:
         if self.num_skipped_steps == 0:
@@ -102,13 +103,13 @@ class LearnedTorchOptimizer(Optimizer):
             bundle.advance(state)
             for param, part, update in zip(bundle.params, bundle.parts, updates.values(), strict=True):
                 self.state[param] = part
-                # Added in the wider of the two types: float64 params keep their precision.
-                param.copy_(param.add(update, alpha=float(group["lr"])))
+                # Computed in the wider of the two types: float64 params keep their precision.
+                param.add_(update, alpha=float(group["lr"]))
 
     def _update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
         layout = Layout.of(observation.params)
         if self._kernels is None or len(layout.segments) > MOST_SEGMENTS or len(layout.blocks) > MOST_BLOCKS:
-            return self.design.update(weights, observation, state)
+            return self.design.update(weights, observation, state, in_place=True)
 
         def update(weights: Tree, gradients: Tree, params: Tree, progress: Tree, state: Tree) -> tuple[Tree, Tree]:
             seen = replace(observation, gradients=gradients, params=params, progress=progress.get("progress"))

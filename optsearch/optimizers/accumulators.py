@@ -6,7 +6,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.layout import Block, Layout
+from optsearch.optimizers.layout import Block, Layout, joined
 from optsearch.trees import Tree
 
 # A learned decay is 1 - exp(10 (log(1 - decay) / 10 + offset)), so that small offsets move it on its own scale.
@@ -34,14 +34,9 @@ def decay(values: tuple[float, ...], offset: Tensor | None, like: Tensor) -> Ten
     return (1 - torch.exp(start + DECAY_GAIN * offset)).clamp(0, 1)[..., None]
 
 
-def momentum(state: Tensor, gradient: Tensor, decays: Tensor) -> Tensor:
-    """Averages `[..., k, n]` of `gradient` `[..., n]`."""
-    return torch.lerp(gradient[..., None, :], state, decays)
-
-
-def second_moment(state: Tensor, gradient: Tensor, decays: Tensor) -> Tensor:
-    """Averages `[..., k, n]` of the squared gradient."""
-    return torch.lerp(gradient.square()[..., None, :], state, decays)
+def averaged(state: Tensor, values: Tensor, decays: Tensor, *, in_place: bool = False) -> Tensor:
+    """Running averages `[..., k, n]` after `values` `[..., n]`; `in_place` writes them where they stood."""
+    return torch.lerp(values[..., None, :], state, decays, out=state if in_place else None)
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,9 @@ class Factored:
     columns: Tensor
 
     @staticmethod
-    def averaged(layout: Layout, state: Tree, gradient: Tensor, decays: Tensor) -> "Factored":
+    def averaged(layout: Layout, state: Tree, squared: Tensor, decays: Tensor) -> "Factored":
+        """After the squares `[..., n]` of another gradient."""
         rows, columns = [], []
-        squared = gradient.square() + FACTORED_EPS
         for segment, part in zip(layout.segments, layout.per_segment(squared), strict=True):
             if segment.is_matrix:
                 matrices = part.unflatten(-1, segment.matrix)
@@ -67,8 +62,8 @@ class Factored:
             else:
                 rows.append(part.flatten(-2))
                 columns.append(part.flatten(-2)[..., :0])
-        return Factored(layout, torch.lerp(torch.cat(rows, -1)[..., None, :], state["rows"], decays),
-                        torch.lerp(torch.cat(columns, -1)[..., None, :], state["columns"], decays))
+        return Factored(layout, averaged(state["rows"], joined(rows) + FACTORED_EPS, decays),
+                        averaged(state["columns"], joined(columns) + FACTORED_EPS, decays))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """For rows and for columns: their product is the inverse root of the second moment."""
@@ -78,7 +73,7 @@ class Factored:
             part = ((part / (part.mean(-1, keepdim=True) + FACTOR_EPS)).clamp(min=FACTOR_EPS) if segment.is_matrix
                     else part + FACTOR_EPS)
             rows.append(part.flatten(-2))
-        return torch.cat(rows, -1).rsqrt_(), columns
+        return joined(rows).rsqrt(), columns
 
 
 def of_block(block: Block, row_factors: Tensor, column_factors: Tensor) -> Tensor:
@@ -91,4 +86,4 @@ def of_block(block: Block, row_factors: Tensor, column_factors: Tensor) -> Tenso
             of_columns = column_factors[..., place.columns].unflatten(-1, copies)
             of_rows = (of_rows.unflatten(-1, copies)[..., None] * of_columns[..., None, :]).flatten(-3)
         parts.append(of_rows)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    return joined(parts)

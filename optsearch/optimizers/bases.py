@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from optsearch.optimizers.accumulators import ROOT_FLOOR
@@ -16,8 +17,12 @@ class Base(Protocol):
     def init(self, like: Tensor) -> Tree:
         """State for parameters `like` `[*batch, n]`."""
 
-    def direction(self, gradient: Tensor, params: Tensor, step: Tensor, state: Tree) -> tuple[Tensor, Tree]:
-        """Uphill direction `[..., n]` and the next state; `step` `[..., 1]` counts from 1."""
+    def direction(self, gradient: Tensor, params: Tensor, step: Tensor, state: Tree, *,
+                  in_place: bool = False) -> tuple[Tensor, Tree]:
+        """Uphill direction `[..., n]` and the next state; `step` `[..., 1]` counts from 1.
+
+        `in_place` may write the next state where the last one stood.
+        """
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,15 @@ class AdamW:
     def init(self, like: Tensor) -> Tree:
         return {"first": like.new_zeros(like.shape), "second": like.new_zeros(like.shape)}
 
-    def direction(self, gradient: Tensor, params: Tensor, step: Tensor, state: Tree) -> tuple[Tensor, Tree]:
-        first = gradient.lerp(state["first"], self.beta1)
-        second = gradient.square().lerp(state["second"], self.beta2)
-        root = (second / (1 - self.beta2**step)).clamp_(min=ROOT_FLOOR).sqrt_() + self.eps
-        direction = first / (1 - self.beta1**step) / root
+    def direction(self, gradient: Tensor, params: Tensor, step: Tensor, state: Tree, *,
+                  in_place: bool = False) -> tuple[Tensor, Tree]:
+        first, second = (torch.lerp(values, state[name], beta, out=state[name] if in_place else None)
+                         for name, values, beta in (("first", gradient, self.beta1),
+                                                    ("second", gradient.square(), self.beta2)))
+        root = (second / (1 - self.beta2**step)).clamp_(min=ROOT_FLOOR).sqrt_()
+        root = root.add_(self.eps) if in_place else root + self.eps
+        direction = first / (1 - self.beta1**step)
+        direction = direction.div_(root) if in_place else direction / root
         if self.weight_decay:
             direction = direction.add_(params, alpha=self.weight_decay)
         return direction, {"first": first, "second": second}
@@ -59,7 +68,8 @@ class SGDM:
     def init(self, like: Tensor) -> Tree:
         return {"momentum": like.new_zeros(like.shape)}
 
-    def direction(self, gradient: Tensor, params: Tensor, step: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+    def direction(self, gradient: Tensor, params: Tensor, step: Tensor, state: Tree, *,
+                  in_place: bool = False) -> tuple[Tensor, Tree]:
         if self.weight_decay:
             gradient = gradient.add(params, alpha=self.weight_decay)
         momentum = gradient.add(state["momentum"], alpha=self.momentum)

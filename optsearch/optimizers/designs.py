@@ -1,11 +1,12 @@
 """Named designs: published learned optimizers, and starting points of our own."""
 
 from optsearch.errors import DesignError
+from optsearch.optimizers.controllers import History
 from optsearch.optimizers.features import Features
 from optsearch.optimizers.heads import ExpMagnitude, OutputRMS, Raw
 from optsearch.optimizers.mixings import NoMixing
 from optsearch.optimizers.optimizer import LearnedOptimizer
-from optsearch.optimizers.rules import LSTM, MLP
+from optsearch.optimizers.rules import LSTM, MLP, NoRule
 from optsearch.optimizers.schedules import Constant
 
 # One sentence each: what it is, and where it was published.
@@ -29,6 +30,9 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
         rule=LSTM(hidden_size=20, num_layers=2, input_size=20), head=Raw(bounded=True), schedule=Constant(0.01),
         mixing=NoMixing(), base=None),
         "LSTM 20-20 on Adam's directions (Lv et al. 2017, arxiv.org/abs/1703.03633)"),
+    "opt2vec": (LearnedOptimizer(
+        rule=NoRule(), schedule=Constant(0.01), controller=History(length=5, hidden_size=32, embedding_size=16)),
+        "AdamW whose learning rate a tensor comes from its last 5 losses, gradient norms and rates"),
 }
 
 

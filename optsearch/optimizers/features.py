@@ -25,13 +25,17 @@ PROGRESS_GAIN = 10.0
 
 @dataclass(frozen=True)
 class Moment:
-    """Everything that is known at one step. `progress` is `[..., 1]` in 0..1, `step` `[..., 1]` from 1."""
+    """Everything that is known at one step. `progress` is `[..., 1]` in 0..1, `step` `[..., 1]` from 1.
+
+    Where it is `in_place`, nobody needs the state before it any more.
+    """
 
     layout: Layout
     gradient: Tensor
     params: Tensor
     step: Tensor
     progress: Tensor
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,9 +206,11 @@ class Features:
             accumulators.decay(self.momentum_decays, weights.get("momentum_decays"), gradient),
             accumulators.decay((self.second_moment_decay,), weights.get("second_moment_decay"), gradient),
             accumulators.decay(factored_decays, weights.get("factored_decays") if factored_decays else None, gradient))
-        after = {"momentum": accumulators.momentum(state["momentum"], gradient, decays.momentum),
-                 "second_moment": accumulators.second_moment(state["second_moment"], gradient, decays.second_moment)}
-        factored = (Factored.averaged(moment.layout, state, gradient, decays.factored) if self._is_factored
+        squared, in_place = gradient.square(), moment.in_place
+        after = {"momentum": accumulators.averaged(state["momentum"], gradient, decays.momentum, in_place=in_place),
+                 "second_moment": accumulators.averaged(state["second_moment"], squared, decays.second_moment,
+                                                        in_place=in_place)}
+        factored = (Factored.averaged(moment.layout, state, squared, decays.factored) if self._is_factored
                     else Factored(moment.layout, state["rows"], state["columns"]))
         inputs = Inputs(moment.layout, self.normalize_eps if self.normalize else None, self._values,
                         after | {"gradient": gradient[..., None, :], "params": moment.params[..., None, :]},

@@ -1,7 +1,7 @@
 """Heads: how a rule's outputs become the direction of a step."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -11,13 +11,19 @@ PARAMETER_EPS = 1e-9
 
 
 class Head(Protocol):
-    """Reads its first `num_outputs` outputs `[..., num_outputs, n]` of the rule."""
+    """Reads its first `num_outputs` outputs of the rule; the rule has `num_spare` more that nobody reads."""
 
     @property
     def num_outputs(self) -> int: ...
 
-    def direction(self, layout: Layout, outputs: Tensor, params: Tensor) -> Tensor:
-        """`[..., n]`, pointing uphill; the step is minus the learning rate times it."""
+    @property
+    def num_spare(self) -> int: ...
+
+    def joined(self, outputs: Tensor) -> Tensor:
+        """One number a parameter, `[..., n]`, from `[..., num_outputs, n]`."""
+
+    def direction(self, layout: Layout, values: Tensor, params: Tensor) -> Tensor:
+        """`[..., n]` from what `joined` gave, pointing uphill; the step is minus the learning rate times it."""
 
 
 def _rms_scale(part: Tensor, floor: float) -> Tensor:
@@ -29,14 +35,15 @@ class Raw:
     """The output itself; `bounded` passes it through tanh."""
 
     bounded: bool = False
+    num_outputs: ClassVar[int] = 1
+    num_spare: ClassVar[int] = 0
 
-    @property
-    def num_outputs(self) -> int:
-        return 1
-
-    def direction(self, layout: Layout, outputs: Tensor, params: Tensor) -> Tensor:
+    def joined(self, outputs: Tensor) -> Tensor:
         output = outputs[..., 0, :]
         return output.tanh() if self.bounded else output
+
+    def direction(self, layout: Layout, values: Tensor, params: Tensor) -> Tensor:
+        return values
 
 
 @dataclass(frozen=True)
@@ -44,13 +51,14 @@ class ExpMagnitude:
     """direction · exp(`exp_scale` · magnitude), as in small_fc."""
 
     exp_scale: float = 0.001
+    num_outputs: ClassVar[int] = 2
+    num_spare: ClassVar[int] = 0
 
-    @property
-    def num_outputs(self) -> int:
-        return 2
-
-    def direction(self, layout: Layout, outputs: Tensor, params: Tensor) -> Tensor:
+    def joined(self, outputs: Tensor) -> Tensor:
         return outputs[..., 0, :] * (self.exp_scale * outputs[..., 1, :]).exp()
+
+    def direction(self, layout: Layout, values: Tensor, params: Tensor) -> Tensor:
+        return values
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,14 @@ class ParameterRMS:
     """direction · exp(`exp_scale` · magnitude) · RMS of the tensor's parameters, as in VeLO and Celo."""
 
     exp_scale: float = 0.001
+    num_outputs: ClassVar[int] = 2
+    num_spare: ClassVar[int] = 0
 
-    @property
-    def num_outputs(self) -> int:
-        return 2
+    def joined(self, outputs: Tensor) -> Tensor:
+        return outputs[..., 0, :] * (self.exp_scale * outputs[..., 1, :]).exp()
 
-    def direction(self, layout: Layout, outputs: Tensor, params: Tensor) -> Tensor:
-        steps = outputs[..., 0, :] * (self.exp_scale * outputs[..., 1, :]).exp()
-        return layout.scaled(steps, lambda part: 1 / _rms_scale(part, PARAMETER_EPS), of=params)
+    def direction(self, layout: Layout, values: Tensor, params: Tensor) -> Tensor:
+        return layout.scaled(values, lambda part: 1 / _rms_scale(part, PARAMETER_EPS), of=params)
 
 
 @dataclass(frozen=True)
@@ -78,15 +86,18 @@ class OutputRMS:
 
     floor: float = 1.0
     spare_outputs: int = 0
+    num_outputs: ClassVar[int] = 1
 
     @property
-    def num_outputs(self) -> int:
-        return 1 + self.spare_outputs
+    def num_spare(self) -> int:
+        return self.spare_outputs
 
-    def direction(self, layout: Layout, outputs: Tensor, params: Tensor) -> Tensor:
-        return layout.scaled(outputs[..., 0, :], lambda part: _rms_scale(part, self.floor))
+    def joined(self, outputs: Tensor) -> Tensor:
+        return outputs[..., 0, :]
+
+    def direction(self, layout: Layout, values: Tensor, params: Tensor) -> Tensor:
+        return layout.scaled(values, lambda part: _rms_scale(part, self.floor))
 
 
 HEADS: dict[str, type[Head]] = {
     "raw": Raw, "exp_magnitude": ExpMagnitude, "parameter_rms": ParameterRMS, "output_rms": OutputRMS}
-

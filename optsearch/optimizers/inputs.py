@@ -1,13 +1,12 @@
 """The features of one step as a rule consumes them: block by block, normalised and projected in one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.layout import Block, Layout, Piece, Place
+from optsearch.optimizers.layout import Block, Layout, Piece, Place, joined
 from optsearch.trees import Tree
 
 # Names in `Inputs.rows`, `.columns`, `.common` and `.tensors`.
@@ -33,21 +32,22 @@ class Inputs:
     common: Tree
     tensors: Tree = field(default_factory=dict)
 
-    def blocks(self) -> "list[BlockInputs]":
-        """The blocks in order.
+    def blocks(self) -> "Iterator[BlockInputs]":
+        """The blocks in order; who is done with one lets go of it, as its features take much memory.
 
         Where there are several, their features are made twice, which costs less than keeping them: here for the mean
         squares of whole tensors, and again to be projected.
         """
-        found = [BlockInputs(self, block, self._part(block)) for block in self.layout.blocks]
-        if len(found) == 1 or self.eps is None:
-            return found
+        blocks = self.layout.blocks
+        if len(blocks) == 1 or self.eps is None:
+            return (BlockInputs(self, block, self._part(block)) for block in blocks)
         means: dict[int, Tensor] = {}
-        for inputs in found:
-            for piece, share in zip(inputs.block.pieces, inputs.mean_squares(), strict=True):
+        for block in blocks:
+            inputs = BlockInputs(self, block, self._part(block))
+            for piece, share in zip(block.pieces, inputs.mean_squares(), strict=True):
                 means[piece.index] = means[piece.index] + share if piece.index in means else share
         scales = {index: (mean + self.eps).rsqrt() for index, mean in means.items()}
-        return [replace(inputs, scales=scales) for inputs in found]
+        return (BlockInputs(self, block, self._part(block), scales) for block in blocks)
 
     def _part(self, block: Block) -> Tree:
         return ({name: leaf[..., block.parameters] for name, leaf in self.parameters.items()}
@@ -65,7 +65,7 @@ def normalised(values: Tensor, places: Sequence[slice], copies: Sequence[int], e
     if eps is None:
         return values
     parts = [_copied(values[..., place], count) for place, count in zip(places, copies, strict=True)]
-    return torch.cat([(part * _scale(part, eps)[..., None]).flatten(-2) for part in parts], -1)
+    return joined([(part * _scale(part, eps)[..., None]).flatten(-2) for part in parts])
 
 
 def _copied(values: Tensor, copies: int) -> Tensor:
@@ -88,8 +88,9 @@ class BlockInputs:
     part: Tree
     scales: dict[int, Tensor] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def values(self) -> Tensor:
+        """All features of the parameters, made anew each time: whoever asks keeps them no longer than needed."""
         return torch.cat(self.inputs.values(self.block, self.part), -2)
 
     def mean_squares(self) -> Iterator[Tensor]:
@@ -108,7 +109,8 @@ class BlockInputs:
         """
         rows, columns, shared, context = (
             self.part.get(name) for name in (ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT))
-        widths = [0 if part is None else part.shape[-2] for part in (self.values, rows, columns)]
+        values = self.values
+        widths = [0 if part is None else part.shape[-2] for part in (values, rows, columns)]
         widths.append(0 if shared is None else shared.shape[-1])
         own, of_rows, of_columns, of_shared, of_context = weight.split(
             [*widths, weight.shape[-1] - sum(widths)], dim=-1)
@@ -120,13 +122,13 @@ class BlockInputs:
         of_tensors = None if context is None else of_context @ context
         parts = []
         for piece, place in self.block.placed:
-            hidden = self._own(own, piece, self.values[..., place.parameters]).add_(bias[..., None])
+            hidden = self._own(own, piece, values[..., place.parameters]).add_(bias[..., None])
             if lines is not None:
                 lines.add(hidden, piece, place)
             if of_tensors is not None:
                 _copied(hidden, piece.segment.copies).add_(of_tensors[..., place.tensors, None])
             parts.append(hidden)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return joined(parts)
 
     @property
     def _has_vectors(self) -> bool:

@@ -13,7 +13,7 @@ from optsearch import trees
 from optsearch.trees import Tree
 
 # Parameters: so many that calls don't count, so few that a block's features stay in the cache.
-BLOCK_SIZE = 1 << 15
+BLOCK_SIZE = 20_000
 
 
 @dataclass(frozen=True)
@@ -181,12 +181,16 @@ class Layout:
             if segment.copies > 1:
                 yield Piece(index, segment, 0, num_rows)
                 continue
-            step = _even_step(num_rows, max(1, BLOCK_SIZE // width))
+            step = max(1, BLOCK_SIZE // width)
             for first in range(0, num_rows, step):
                 yield Piece(index, segment, first, min(first + step, num_rows))
 
     @staticmethod
     def flatten(tree: Tree, batch_dims: int) -> Tensor:
+        """All leaves as one vector, which shares memory with a single leaf."""
+        if len(tree) == 1:
+            (leaf,) = tree.values()
+            return leaf.reshape(*leaf.shape[:batch_dims], -1)
         return trees.ravel(tree, batch_dims)
 
     def unflatten(self, vector: Tensor) -> Tree:
@@ -204,19 +208,19 @@ class Layout:
 
     def times(self, vector: Tensor, factors: Tensor) -> Tensor:
         """`[..., num_parameters]` times one factor a tensor, `[..., num_tensors]`."""
-        return torch.cat([(part * factors[..., segment.tensors, None]).flatten(-2)
-                          for segment, part in zip(self.segments, self.per_segment(vector), strict=True)], -1)
+        return joined([(part * factors[..., segment.tensors, None]).flatten(-2)
+                       for segment, part in zip(self.segments, self.per_segment(vector), strict=True)])
 
     def scaled(self, vector: Tensor, scale: Callable[[Tensor], Tensor], of: Tensor | None = None) -> Tensor:
         """`vector` with each tensor's part multiplied by `scale(part)`, computed from `of` where given."""
         sources = self.per_segment(vector if of is None else of)
-        return torch.cat([(part * scale(source)).flatten(-2) for part, source
-                          in zip(self.per_segment(vector), sources, strict=True)], dim=-1)
+        return joined([(part * scale(source)).flatten(-2) for part, source
+                       in zip(self.per_segment(vector), sources, strict=True)])
 
 
-def _even_step(num_rows: int, most: int) -> int:
-    """The most rows a piece, up to `most`, that leave no smaller piece at the end; `most` where half would be lost."""
-    return next((step for step in range(min(most, num_rows), most // 2, -1) if num_rows % step == 0), most)
+def joined(parts: list[Tensor]) -> Tensor:
+    """Along the last dimension, without a copy of a single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 @lru_cache(maxsize=256)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Raised whenever the same weights would see other features or mean another step.
 CONTRACT = 1
 GRADIENT_CLIP = 1000.0
+# What is kept of a rule's outputs, beside the names of its state.
+LEARNED, MIXED = "learned", "mixed"
 # Where a schedule is held when nobody knows how long the run will be: past any warm-up, before any decay.
 UNKNOWN_PROGRESS = 0.25
 
@@ -88,7 +90,7 @@ class LearnedOptimizer:
 
     def init_weights(self, generator: torch.Generator) -> Tree:
         """Weights to start from: random, with a zero readout where a base carries the first steps."""
-        num_outputs = self.head.num_outputs + self.mixing.num_outputs
+        num_outputs = self.head.num_outputs + self.mixing.num_outputs + self.head.num_spare
         num_inputs = self.features.num_inputs + self.controller.context_size
         rule = self.rule.init_weights(generator, num_inputs, num_outputs)
         if self.base is not None:
@@ -108,8 +110,9 @@ class LearnedOptimizer:
                 | prefixed("controller", self._init_controller(layout, like))
                 | (prefixed("base", self.base.init(like)) if self.base is not None else {}))
 
-    def update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
-        """What to add to the params, and the next state."""
+    def update(self, weights: Tree, observation: Observation, state: Tree, *,
+               in_place: bool = False) -> tuple[Tree, Tree]:
+        """What to add to the params, and the next state; `in_place` may write it where the last one stood."""
         batch_dims = state["step"].dim() - 1
         layout = Layout.of(observation.params, batch_dims)
         params = Layout.flatten(observation.params, batch_dims)
@@ -117,7 +120,7 @@ class LearnedOptimizer:
         step = state["step"] + 1
         progress = (torch.full_like(step, UNKNOWN_PROGRESS) if observation.progress is None
                     else observation.progress)
-        moment = Moment(layout, gradient, params, step, progress)
+        moment = Moment(layout, gradient, params, step, progress, in_place)
         inputs, averages = self._observe(weights, moment, state)
         controls, controlled = self._control(weights, moment, observation.loss, averages, state)
         if controls is not None and inputs is not None and self.controller.context_size:
@@ -125,10 +128,10 @@ class LearnedOptimizer:
         direction, next_state = self._direction(weights, moment, inputs, state)
         if observation.weight_decay:
             direction = direction + observation.weight_decay * params
-        if controls is not None:
-            direction = layout.times(direction, controls.log_rates.exp())
         rate = self.schedule.learning_rate(within("schedule", weights), progress)
-        return layout.unflatten(-rate * direction), (
+        update = (-rate * direction if controls is None
+                  else layout.times(direction, -rate * controls.log_rates.exp()))
+        return layout.unflatten(update), (
             {"step": step} | prefixed("features", averages) | next_state | prefixed("controller", controlled))
 
     def _init_controller(self, layout: Layout, like: Tensor) -> Tree:
@@ -155,26 +158,32 @@ class LearnedOptimizer:
     def _direction(self, weights: Tree, moment: Moment, inputs: Inputs | None, state: Tree) -> tuple[Tensor, Tree]:
         direction, next_state = moment.gradient, {}
         if self.base is not None:
-            direction, after = self.base.direction(moment.gradient, moment.params, moment.step, within("base", state))
+            direction, after = self.base.direction(moment.gradient, moment.params, moment.step, within("base", state),
+                                                   in_place=moment.in_place)
             next_state = prefixed("base", after)
         if inputs is None:
             return direction, next_state
-        outputs, memory = self._apply_rule(within("rule", weights), inputs, within("rule", state))
-        learned = self.head.direction(moment.layout, outputs, moment.params)
-        next_state |= prefixed("rule", memory)
-        return (learned if self.base is None else
-                self.mixing.mix(learned, direction, outputs[..., self.head.num_outputs:, :])), next_state
+        found = self._apply_rule(within("rule", weights), inputs, within("rule", state))
+        learned = self.head.direction(moment.layout, found.pop(LEARNED), moment.params)
+        outputs = found.pop(MIXED)
+        next_state |= prefixed("rule", found)
+        return learned if self.base is None else self.mixing.mix(learned, direction, outputs), next_state
 
-    def _apply_rule(self, weights: Tree, inputs: Inputs, state: Tree) -> tuple[Tensor, Tree]:
-        outputs, memories = [], []
-        for part in inputs.blocks():
-            memory = {name: leaf[..., part.block.parameters] for name, leaf in state.items()}
-            output, after = self.rule.update(weights, part, memory)
-            outputs.append(output)
-            memories.append(after)
-        if len(outputs) == 1:
-            return outputs[0], memories[0]
-        return torch.cat(outputs, -1), {name: torch.cat([memory[name] for memory in memories], -1) for name in state}
+    def _apply_rule(self, weights: Tree, inputs: Inputs, state: Tree) -> Tree:
+        """The rule's next state, and with it `LEARNED` `[..., n]` and `MIXED` `[..., mixing's outputs, n]`."""
+        whole: Tree = {}
+        for block in inputs.blocks():
+            place = block.block.parameters
+            outputs, found = self.rule.update(weights, block, {name: leaf[..., place] for name, leaf in state.items()})
+            read, mixed = self.head.num_outputs, self.mixing.num_outputs
+            found |= {LEARNED: self.head.joined(outputs[..., :read, :]), MIXED: outputs[..., read:read + mixed, :]}
+            if len(inputs.layout.blocks) == 1:
+                return found
+            whole = whole or {name: leaf.new_empty(*leaf.shape[:-1], inputs.layout.num_parameters)
+                              for name, leaf in found.items()}
+            for name, leaf in found.items():
+                whole[name][..., place] = leaf
+        return whole
 
     def graph(self) -> "networkx.DiGraph[str]":
         """The parts and what flows between them, as a directed acyclic graph."""
