@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "optimizers": set(),
     "meta_training": {"tasks", "optimizers"},
     "export": {"optimizers"},
+    "bench": {"tasks", "optimizers", "meta_training", "export"},
     "evaluation": {"tasks", "optimizers", "meta_training"},
     "search": {"tasks", "optimizers", "meta_training", "export", "evaluation"},
     "report": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search"},
@@ -27,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quickstart": {"search", "report", "watching"},
     "__main__": {"cli"},
     "cli": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search", "report", "watching",
-            "dashboard", "quickstart"},
+            "dashboard", "quickstart", "bench"},
 }
 # Each foreign library and the rooms that are its home.
 HOME: dict[str, set[str]] = {
@@ -43,7 +44,11 @@ HOME: dict[str, set[str]] = {
     "rich": {"progress"},
     "typer": {"cli"},
     "optuna_dashboard": {"dashboard"},
-    "torch.optim": {"export"},
+    "torch.optim": {"export", "bench"},
+    "jax": {"bench"},
+    "flax": {"bench"},
+    "learned_optimization": {"bench"},
+    "pylo": {"bench"},
     "torch.func": {"meta_training", "tasks"},
 }
 

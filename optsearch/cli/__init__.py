@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from optsearch.cli.bench import benches
 from optsearch.cli.options import (
     DeviceOption,
     JsonOption,
@@ -27,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Find the learned optimizer that trains your kind of model fastest.")
 app.add_typer(studies, name="study")
+app.add_typer(benches, name="bench")
 
 
 def main() -> None:
