@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Curve = tuple[Sequence[float], Sequence[float]]
 COLOURS = {"AdamW + cosine, tuned": "#888888"}
 LEARNED_COLOUR = "#d1495b"
-FURTHER_COLOURS = (LEARNED_COLOUR, "#00798c", "#edae49", "#888888")
+FURTHER_COLOURS = (LEARNED_COLOUR, "#00798c", "#edae49", "#7a5195", "#888888")
 
 
 @dataclass(frozen=True)

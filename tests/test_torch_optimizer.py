@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from optsearch.export import Artifact, OptimizerModule
+from optsearch.export import Artifact, LearnedTorchOptimizer, OptimizerModule
 from optsearch.optimizers import DESIGNS, MLP, SGDM, Features, LearnedOptimizer, Observation, Progress, named_design
 from optsearch.seeds import generator
 
@@ -250,3 +250,32 @@ def test_a_learned_schedule_moves_with_the_run_if_its_length_is_known(num_steps,
         set_gradients([param], 1.0)
         optimizer.step()
         assert before - param.item() == pytest.approx(0.1 * math.exp(exponent), rel=1e-5, abs=2e-7)
+
+
+@pytest.mark.parametrize("told", ["closure", "number", "tensor"])
+def test_a_controller_hears_the_loss(told: str) -> None:
+    """As told in an observation to the pure update, however it comes."""
+    design = named_design("opt2vec")
+    weights = {name: leaf + 0.1 for name, leaf in design.init_weights(generator(0, "weights")).items()}
+    param = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 0.5]]))
+    params, state = {"p": param.detach().clone()}, design.init({"p": param})
+    optimizer = LearnedTorchOptimizer([param], design, weights, lr=1.0, weight_decay=0.0, num_steps=None)
+    for _ in range(4):
+        loss = param.square().sum()
+        updates, state = design.update(
+            weights, Observation({"p": 2 * params["p"]}, params, loss=loss.detach()[None]), state)
+        params = {"p": params["p"] + updates["p"]}
+        optimizer.zero_grad()
+        loss.backward()
+        if told == "closure":
+            optimizer.step(lambda loss=loss: loss.detach())
+        else:
+            optimizer.step(loss=loss.item() if told == "number" else loss)
+    torch.testing.assert_close(param.detach(), params["p"], rtol=1e-6, atol=1e-7)
+    deaf = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 0.5]]))
+    other = LearnedTorchOptimizer([deaf], design, weights, lr=1.0, weight_decay=0.0, num_steps=None)
+    for _ in range(4):
+        other.zero_grad()
+        deaf.square().sum().backward()
+        other.step()
+    assert not torch.equal(deaf, param)

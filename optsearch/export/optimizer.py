@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,15 +57,17 @@ class LearnedTorchOptimizer(Optimizer):
             raise UsageError(f"{problem}.")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; `closure` computes the loss anew, as in torch."""
-        loss = None
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
+        """One step; `closure` computes the loss anew, as in torch.
+
+        Designs with a controller look at the loss of the batch: the closure's, or `loss`.
+        """
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         if self._is_finite():
             for group in self.param_groups:
-                self._step_group(group)
+                self._step_group(group, None if loss is None else torch.as_tensor(loss).detach().float().reshape(1))
         else:
             self._skip()
         for group in self.param_groups:
@@ -89,7 +90,7 @@ class LearnedTorchOptimizer(Optimizer):
                           "silently; `num_skipped_steps` counts them.", stacklevel=5)
         self.num_skipped_steps += 1
 
-    def _step_group(self, group: dict[str, Any]) -> None:
+    def _step_group(self, group: dict[str, Any], loss: Tensor | None) -> None:
         for bundle in self._bundles_of(group):
             device, progress = bundle.params[0].device, None
             if group["num_steps"] is not None:
@@ -98,7 +99,8 @@ class LearnedTorchOptimizer(Optimizer):
             values = {str(index): param.float() for index, param in enumerate(bundle.params)}
             gradients = {str(index): param.grad.float() for index, param in enumerate(bundle.params)
                          if param.grad is not None}
-            observation = Observation(gradients, values, progress, group["weight_decay"])
+            observation = Observation(gradients, values, progress, group["weight_decay"],
+                                      None if loss is None else loss.to(device))
             updates, state = self._update(self._weights_on(device), observation, bundle.state)
             bundle.advance(state)
             for param, part, update in zip(bundle.params, bundle.parts, updates.values(), strict=True):
@@ -111,13 +113,13 @@ class LearnedTorchOptimizer(Optimizer):
         if self._kernels is None or len(layout.segments) > MOST_SEGMENTS or len(layout.blocks) > MOST_BLOCKS:
             return self.design.update(weights, observation, state, in_place=True)
 
-        def update(weights: Tree, gradients: Tree, params: Tree, progress: Tree, state: Tree) -> tuple[Tree, Tree]:
-            seen = replace(observation, gradients=gradients, params=params, progress=progress.get("progress"))
+        def update(weights: Tree, gradients: Tree, params: Tree, told: Tree, state: Tree) -> tuple[Tree, Tree]:
+            seen = Observation(gradients, params, told.get("progress"), observation.weight_decay, told.get("loss"))
             return self.design.update(weights, seen, state)
 
-        progress = {} if observation.progress is None else {"progress": observation.progress}
-        updates, state = self._kernels((layout, len(progress), observation.weight_decay), update, weights,
-                                       observation.gradients, observation.params, progress, state)
+        told = {name: leaf for name in ("progress", "loss") if (leaf := getattr(observation, name)) is not None}
+        updates, state = self._kernels((layout, tuple(told), observation.weight_decay), update, weights,
+                                       observation.gradients, observation.params, told, state)
         return updates, state
 
     def _bundles_of(self, group: dict[str, Any]) -> list[Bundle]:
