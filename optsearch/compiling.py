@@ -22,9 +22,10 @@ Names = list[str] | None
 class Kernels:
     """Calls functions compiled, each made when its key is first seen; what can't be compiled is called as it is.
 
-    A key stands for one function and one set of shapes.
+    A key stands for one function and one set of shapes. Where somebody asked for it, a failure is a warning.
     """
 
+    is_asked: bool = False
     made: dict[Hashable, Function] = field(default_factory=dict)
     has_failed: bool = False
 
@@ -32,7 +33,9 @@ class Kernels:
         if key not in self.made:
             try:
                 self.made[key] = compiled(function, *arguments)
-            except CompileError:
+            except CompileError as error:
+                if self.is_asked and not self.has_failed:
+                    warnings.warn(f"{error} It goes on uncompiled.", stacklevel=2)
                 self.made[key], self.has_failed = function, True
         return self.made[key](*arguments)
 

@@ -35,7 +35,7 @@ class LearnedTorchOptimizer(Optimizer):
                  compile: bool = False, **defaults: Any) -> None:
         self.design = design
         self.num_skipped_steps = 0
-        self._kernels = Kernels() if compile else None
+        self._kernels = Kernels(is_asked=True) if compile else None
         self._bundles: dict[int, list[Bundle]] = {}
         self._weights = {torch.device("cpu"): {name: leaf.detach().to("cpu", torch.float32, copy=True)
                                                for name, leaf in weights.items()}}
@@ -151,7 +151,7 @@ class LearnedTorchOptimizer(Optimizer):
         # torch copies and pickles only what every optimizer has.
         own = ("design", "num_skipped_steps", "_weights")
         return super().__getstate__() | {name: getattr(self, name) for name in own} | {
-            "_bundles": {}, "_kernels": None if self._kernels is None else Kernels()}
+            "_bundles": {}, "_kernels": None if self._kernels is None else Kernels(is_asked=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch, and `num_skipped_steps`."""
