@@ -57,7 +57,7 @@ def test_meta_training_lowers_the_meta_loss() -> None:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_resumed_meta_training_gives_the_same_bits(rule: MLP | LSTM, estimator: str, tmp_path: Path) -> None:
     settings = replace(SETTINGS, estimator=estimator)  # type: ignore[arg-type]
-    asked = plan(replace(SMALL, rule=rule), settings, task="tabular_mlp")
+    asked = plan(replace(SMALL, rule=rule), settings, task="tabular_mlp", budget=800)
     unbroken = list(meta_train(asked))
     checkpoints = Checkpoints(tmp_path, "same")
     for point in meta_train(asked):
