@@ -7,6 +7,7 @@ from math import log
 import torch
 from torch import Tensor
 
+from optsearch.optimizers.features import PROGRESS_CENTRES, PROGRESS_GAIN
 from optsearch.optimizers.layout import Layout
 from optsearch.trees import Tree
 
@@ -14,8 +15,6 @@ LOG_FLOOR = 1e-10
 LOG_SCALE = 10.0
 # Steps after which half of an average is new (VeLO spaces them over the horizon, which is not always known).
 HALF_LIVES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-PROGRESS_CENTRES = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
-PROGRESS_GAIN = 10.0
 # Fewer losses than this say nothing about a trend.
 FIRST_TREND = 3
 MOST_LOSS = 1e6
