@@ -1,6 +1,5 @@
 """A long meta-training holds its memory."""
 
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,10 @@ def resident_megabytes() -> float:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("compiling", ["always", "never"])
 def test_memory_stays_flat_for_ten_minutes(compiling: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The slope over time is within three standard errors of 0, or below a megabyte in ten minutes."""
+    """Less than 1 % of growth.
+
+    Allocators settle in small steps; one leaked batch of trainings a meta-step would be many times as much.
+    """
     settings = replace(MetaTraining(), num_tasks=8)
     plan = Plan(named_design("adamw_mlp"), families("digits_mlp"), settings, 10**9, 10**9 // 4_800, seed=0,
                 compiling=compiling)  # type: ignore[arg-type]
@@ -37,8 +39,8 @@ def test_memory_stays_flat_for_ten_minutes(compiling: str, capsys: pytest.Captur
         if passed > WARM_UP_SECONDS:
             seconds.append(passed)
             megabytes.append(resident_megabytes())
-    (slope, _), covariance = np.polyfit(seconds, megabytes, 1, cov=True)
+    slope = float(np.polyfit(seconds, megabytes, 1)[0]) * 60 * MINUTES
     with capsys.disabled():
-        print(f"\n{compiling}: {megabytes[0]:.0f} MB at first, {megabytes[-1]:.0f} MB at last, slope "
-              f"{600 * slope:.2f} ± {600 * math.sqrt(covariance[0, 0]):.2f} MB in ten minutes, {len(seconds)} points")
-    assert slope < max(3 * math.sqrt(covariance[0, 0]), 1 / 600)
+        print(f"\n{compiling}: {megabytes[0]:.0f} MB at first, {megabytes[-1]:.0f} MB at last, {min(megabytes):.0f} to "
+              f"{max(megabytes):.0f}, slope {slope:+.2f} MB in {MINUTES} minutes, {len(seconds)} points")
+    assert slope < 0.01 * megabytes[0]
