@@ -65,7 +65,7 @@ class LearnedOptimizer:
     """
 
     features: Features = field(default_factory=Features)
-    rule: Rule = field(default_factory=MLP)
+    rule: Rule | NoRule = field(default_factory=MLP)
     head: Head = field(default_factory=ExpMagnitude)
     schedule: Schedule = field(default_factory=Progress)
     mixing: Mixing = field(default_factory=Residual)
@@ -161,20 +161,20 @@ class LearnedOptimizer:
             direction, after = self.base.direction(moment.gradient, moment.params, moment.step, within("base", state),
                                                    in_place=moment.in_place)
             next_state = prefixed("base", after)
-        if inputs is None:
+        if inputs is None or isinstance(self.rule, NoRule):
             return direction, next_state
-        found = self._apply_rule(within("rule", weights), inputs, within("rule", state))
+        found = self._apply_rule(self.rule, within("rule", weights), inputs, within("rule", state))
         learned = self.head.direction(moment.layout, found.pop(LEARNED), moment.params)
         outputs = found.pop(MIXED)
         next_state |= prefixed("rule", found)
         return learned if self.base is None else self.mixing.mix(learned, direction, outputs), next_state
 
-    def _apply_rule(self, weights: Tree, inputs: Inputs, state: Tree) -> Tree:
+    def _apply_rule(self, rule: Rule, weights: Tree, inputs: Inputs, state: Tree) -> Tree:
         """The rule's next state, and with it `LEARNED` `[..., n]` and `MIXED` `[..., mixing's outputs, n]`."""
         whole: Tree = {}
         for block in inputs.blocks():
             place = block.block.parameters
-            outputs, found = self.rule.update(weights, block, {name: leaf[..., place] for name, leaf in state.items()})
+            outputs, found = rule.update(weights, block, {name: leaf[..., place] for name, leaf in state.items()})
             read, mixed = self.head.num_outputs, self.mixing.num_outputs
             found |= {LEARNED: self.head.joined(outputs[..., :read, :]), MIXED: outputs[..., read:read + mixed, :]}
             if len(inputs.layout.blocks) == 1:

@@ -141,8 +141,5 @@ class NoRule:
     def init(self, like: Tensor) -> Tree:
         return {}
 
-    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
-        raise NotImplementedError("a design without a rule has no outputs to ask for")
 
-
-RULES: dict[str, type[Rule]] = {"mlp": MLP, "lstm": LSTM, "none": NoRule}
+RULES: dict[str, type[Rule] | type[NoRule]] = {"mlp": MLP, "lstm": LSTM, "none": NoRule}
