@@ -11,6 +11,7 @@ from optsearch.optimizers import (
     BASES,
     CONTROLLERS,
     DESIGNS,
+    GRU,
     HEADS,
     LSTM,
     MIXINGS,
@@ -19,6 +20,7 @@ from optsearch.optimizers import (
     RULES,
     SCHEDULES,
     AdamW,
+    Controls,
     ExpMagnitude,
     Features,
     History,
@@ -35,9 +37,10 @@ from optsearch.optimizers import (
 from optsearch.seeds import generator
 
 SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 5), "kernel": (2, 3, 3, 3)}
-SMALL = {"mlp": MLP(hidden_size=3, num_layers=1), "lstm": LSTM(hidden_size=2), "none": NoRule()}
+SMALL = {"mlp": MLP(hidden_size=3, num_layers=1), "lstm": LSTM(hidden_size=2), "gru": GRU(hidden_size=2),
+         "none": NoRule()}
 SMALL_CONTROLLERS = {"none": NoController(), "history": History(length=2, hidden_size=3, embedding_size=2),
-                     "lstm": controllers.LSTM(hidden_size=3)}
+                     "lstm": controllers.LSTM(hidden_size=3), "gru": controllers.GRU(hidden_size=3, num_layers=2)}
 
 
 def combinations():
@@ -55,11 +58,10 @@ def combinations():
         has_base = MIXINGS[mixing]().has_base
         if controller == "none" or (rule == "none" and mixing != "residual"):
             continue
-        chosen = replace(SMALL_CONTROLLERS[controller], context_size=2)
-        if rule == "none" and controller == "lstm":
-            chosen = replace(chosen, groups=("gradient", "loss", "size"))
         yield "-".join((rule, controller, mixing)), LearnedOptimizer(
-            features, SMALL[rule], mixing=MIXINGS[mixing](), base=AdamW() if has_base else None, controller=chosen)
+            features, SMALL[rule], mixing=MIXINGS[mixing](), base=AdamW() if has_base else None,
+            controller=SMALL_CONTROLLERS[controller],
+            controls=Controls(context_size=2, film=rule == "mlp", tunes_base=has_base))
 
 
 ALL = {name: design for name, (design, _) in DESIGNS.items()} | dict(combinations())
@@ -168,8 +170,8 @@ def test_the_order_of_the_tensors_does_not_matter(design):
 
 @pytest.mark.parametrize("controller", [kind for kind in CONTROLLERS if kind != "none"])
 def test_a_fresh_controller_changes_nothing_and_a_trained_one_tells_tensors_apart(controller):
-    chosen = replace(SMALL_CONTROLLERS[controller], context_size=2)
-    plain, controlled = LearnedOptimizer(rule=MLP(3)), LearnedOptimizer(rule=MLP(3), controller=chosen)
+    plain = LearnedOptimizer(rule=MLP(3))
+    controlled = replace(plain, controller=SMALL_CONTROLLERS[controller], controls=Controls(context_size=2))
     steps = [observe(index) for index in range(3)]
 
     def run(design, weights):
@@ -180,7 +182,8 @@ def test_a_fresh_controller_changes_nothing_and_a_trained_one_tells_tensors_apar
 
     torch.testing.assert_close(run(controlled, start(controlled)), run(plain, start(plain)))
     # The rule stays at its start, where it adds nothing: what differs is each tensor's learning rate.
-    weights = {name: leaf + 0.3 if name.startswith("controller.") else leaf for name, leaf in start(controlled).items()}
+    weights = {name: leaf + 0.3 if name.startswith(("controller.", "controls.")) else leaf
+               for name, leaf in start(controlled).items()}
     plain_updates, updates = run(plain, start(plain)), run(controlled, weights)
     factors = {name: (leaf / plain_updates[name]).flatten() for name, leaf in updates.items()}
     for factor in factors.values():
@@ -260,7 +263,7 @@ def test_unknown_kinds_and_fields_name_those_that_exist(slot):
     ({"rule": {"kind": "mlp", "hidden_size": "big"}}, "`hidden_size` of `mlp` can't be 'big'"),
     ({"rule": {"kind": "mlp", "hidden_size": 2.5}}, "`hidden_size` of `mlp` can't be 2.5"),
     ({"rule": {"kind": "mlp", "hidden_size": 0}}, "hidden_size and num_layers must be at least 1, not 0 and 2"),
-    ({"rule": {"kind": "mlp", "activation": "sine"}}, "no activation `sine`. Activations: relu, silu, tanh"),
+    ({"rule": {"kind": "mlp", "activation": "sine"}}, "no activation `sine`. Activations: gelu, relu, silu, tanh"),
     ({"rule": {"kind": "lstm", "input_size": -1}}, "input_size at least 0, not 8, 1 and -1"),
     ({"base": {"kind": "adamw", "beta1": 1.0}}, r"beta1 and beta2 must be in \[0, 1\), not 1.0 and 0.999"),
     ({"base": {"kind": "sgdm", "momentum": -0.1}}, r"momentum must be in \[0, 1\), not -0.1"),

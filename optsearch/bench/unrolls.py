@@ -14,7 +14,7 @@ from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.meta_training.settings import EstimatorName
 from optsearch.meta_training.steps import Steps
 from optsearch.meta_training.windows import Problem
-from optsearch.optimizers import DESIGNS, controllers
+from optsearch.optimizers import DESIGNS, Controls, controllers
 from optsearch.optimizers.features import Features
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.rules import LSTM, MLP
@@ -103,7 +103,7 @@ def lean_lstm() -> LearnedOptimizer:
 
 def tensor_lstm() -> LearnedOptimizer:
     """small_fc under an LSTM of 64 units a tensor that tells it 16 numbers."""
-    return replace(small_fc(32), controller=controllers.LSTM(hidden_size=64, context_size=16))
+    return replace(small_fc(32), controller=controllers.LSTM(hidden_size=64), controls=Controls(context_size=16))
 
 
 UNROLLS = (

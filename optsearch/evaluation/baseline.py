@@ -11,6 +11,7 @@ from optsearch.evaluation import metrics, runs
 from optsearch.evaluation.runs import Runs, Setup
 from optsearch.optimizers.bases import AdamW, Base
 from optsearch.optimizers.layout import Layout
+from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.optimizer import Observation
 from optsearch.trees import Tree, prefixed, within
 
@@ -33,10 +34,11 @@ class CosineDecay:
         step = state["step"] + 1
         params = Layout.flatten(observation.params, batch_dims)
         gradient = Layout.flatten(observation.gradients, batch_dims)
-        direction, base = self.base.direction(gradient, params, step, within("base", state))
         assert observation.progress is not None
+        moment = Moment(Layout.of(observation.params, batch_dims), gradient, params, step, observation.progress)
+        direction, base = self.base.direction(moment, within("base", state))
         updates = -weights["lr"] * self.schedule(observation.progress) * direction
-        return Layout.of(observation.params, batch_dims).unflatten(updates), {"step": step} | prefixed("base", base)
+        return moment.layout.unflatten(updates), {"step": step} | prefixed("base", base)
 
     @staticmethod
     def schedule(progress: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def step(optimizer: InnerOptimizer, family: TaskFamily, weights: Tree, trainings
     found = tuple(torch.nan_to_num(gradient) for gradient in found)
     told = losses if gradients == "second_order" else losses.detach()
     observation = Observation(dict(zip(params, found, strict=True)), params, trainings.step / trainings.horizon,
-                              loss=told[:, None])
+                              loss=told[:, None], num_steps=trainings.horizon)
     updates, state = optimizer.update(weights, observation, trainings.state)
     moved = {name: leaf + updates[name] for name, leaf in params.items()}
     losses = losses.detach() if gradients == "none" else losses

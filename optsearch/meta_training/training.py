@@ -18,6 +18,8 @@ from optsearch.meta_training.settings import MetaTraining
 from optsearch.meta_training.steps import Steps
 from optsearch.meta_training.windows import Problem
 from optsearch.optimizers.bases import AdamW
+from optsearch.optimizers.layout import Layout
+from optsearch.optimizers.moment import Moment
 from optsearch.seeds import generator
 from optsearch.tasks import LowPrecision, Reparametrized, TaskFamily
 from optsearch.trees import Shapes
@@ -90,7 +92,8 @@ class _Run:
         gathered.add(turn, found)
         gradient = _limited(found.gradient, plan.settings.max_meta_gradient)
         step = torch.full((1,), now.meta_step + 1.0, device=now.weights.device)
-        direction, moments = self._optimizer.direction(gradient, now.weights, step, now.moments)
+        moment = Moment(Layout.of({"weights": now.weights}), gradient, now.weights, step, torch.zeros_like(step))
+        direction, moments = self._optimizer.direction(moment, now.moments)
         weights = now.weights - plan.meta_lr(now.meta_step) * direction
         groups = (*now.groups[:turn], found.state, *now.groups[turn + 1:])
         return Snapshot(weights, moments, groups, now.meta_step + 1, now.seconds)

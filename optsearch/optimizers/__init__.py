@@ -5,14 +5,19 @@ from optsearch.optimizers.controllers import CONTROLLERS, History, NoController
 from optsearch.optimizers.designs import DESIGNS, named_design
 from optsearch.optimizers.features import FEATURE_GROUPS, GROUP_SETS, Features
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, OutputRMS, ParameterRMS, Raw
+from optsearch.optimizers.memory import MEMORIES, NoMemory
 from optsearch.optimizers.mixings import MIXINGS, Gated, NoMixing, Residual
+from optsearch.optimizers.model_graph import ModelGraph
 from optsearch.optimizers.optimizer import CONTRACT, PARTS, LearnedOptimizer, Observation, num_weights
-from optsearch.optimizers.rules import LSTM, MLP, RULES, NoRule
+from optsearch.optimizers.rules import GRU, LSTM, MLP, RULES, NoRule
 from optsearch.optimizers.schedules import SCHEDULES, Constant, Progress
+from optsearch.optimizers.steering import Controls
+from optsearch.optimizers.tensors import TensorFeatures
 
 __all__ = [
-    "BASES", "CONTRACT", "CONTROLLERS", "DESIGNS", "FEATURE_GROUPS", "GROUP_SETS", "HEADS", "LSTM", "MIXINGS", "MLP",
-    "PARTS", "RULES", "SCHEDULES", "SGDM", "AdamW", "Constant", "ExpMagnitude", "Features", "Gated", "History",
-    "LearnedOptimizer", "NoController", "NoMixing", "NoRule", "Observation", "OutputRMS", "ParameterRMS", "Progress",
-    "Raw", "Residual", "named_design", "num_weights",
+    "BASES", "CONTRACT", "CONTROLLERS", "DESIGNS", "FEATURE_GROUPS", "GROUP_SETS", "GRU", "HEADS", "LSTM",
+    "MEMORIES", "MIXINGS", "MLP", "PARTS", "RULES", "SCHEDULES", "SGDM", "AdamW", "Constant", "Controls",
+    "ExpMagnitude", "Features", "Gated", "History", "LearnedOptimizer", "ModelGraph", "NoController", "NoMemory",
+    "NoMixing", "NoRule", "Observation", "OutputRMS", "ParameterRMS", "Progress", "Raw", "Residual",
+    "TensorFeatures", "named_design", "num_weights",
 ]

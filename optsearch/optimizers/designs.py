@@ -8,6 +8,7 @@ from optsearch.optimizers.mixings import NoMixing
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.rules import LSTM, MLP, NoRule
 from optsearch.optimizers.schedules import Constant
+from optsearch.optimizers.tensors import TensorFeatures
 
 # One sentence each: what it is, and where it was published.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
@@ -31,7 +32,8 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
         mixing=NoMixing(), base=None),
         "LSTM 20-20 on Adam's directions (Lv et al. 2017, arxiv.org/abs/1703.03633)"),
     "opt2vec": (LearnedOptimizer(
-        rule=NoRule(), schedule=Constant(0.01), controller=History(length=5, hidden_size=32, embedding_size=16)),
+        rule=NoRule(), schedule=Constant(0.01), controller=History(length=5, hidden_size=32, embedding_size=16),
+        tensors=TensorFeatures(groups=("log_loss", "gradient", "settings"))),
         "AdamW whose learning rate a tensor comes from its last 5 losses, gradient norms and rates"),
 }
 

@@ -11,6 +11,7 @@ from optsearch.optimizers import accumulators
 from optsearch.optimizers.accumulators import Factored
 from optsearch.optimizers.inputs import COLUMN_FEATURES, ROW_FEATURES, SHARED, Inputs, normalised
 from optsearch.optimizers.layout import Block, Layout
+from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
 
@@ -21,21 +22,6 @@ ADAM_EPS = 1e-8
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 PROGRESS_CENTRES = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
 PROGRESS_GAIN = 10.0
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Everything that is known at one step. `progress` is `[..., 1]` in 0..1, `step` `[..., 1]` from 1.
-
-    Where it is `in_place`, nobody needs the state before it any more.
-    """
-
-    layout: Layout
-    gradient: Tensor
-    params: Tensor
-    step: Tensor
-    progress: Tensor
-    in_place: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,18 @@ class Raw:
 
 @dataclass(frozen=True)
 class ExpMagnitude:
-    """direction · exp(`exp_scale` · magnitude), as in small_fc."""
+    """direction · exp(`exp_scale` · magnitude), as in small_fc.
+
+    `spare_outputs` are weights that a published network carries unused.
+    """
 
     exp_scale: float = 0.001
+    spare_outputs: int = 0
     num_outputs: ClassVar[int] = 2
-    num_spare: ClassVar[int] = 0
+
+    @property
+    def num_spare(self) -> int:
+        return self.spare_outputs
 
     def joined(self, outputs: Tensor) -> Tensor:
         return outputs[..., 0, :] * (self.exp_scale * outputs[..., 1, :]).exp()
@@ -63,11 +70,18 @@ class ExpMagnitude:
 
 @dataclass(frozen=True)
 class ParameterRMS:
-    """direction · exp(`exp_scale` · magnitude) · RMS of the tensor's parameters, as in VeLO and Celo."""
+    """direction · exp(`exp_scale` · magnitude) · RMS of the tensor's parameters, as in VeLO and Celo.
+
+    `spare_outputs` are weights that a published network carries unused.
+    """
 
     exp_scale: float = 0.001
+    spare_outputs: int = 0
     num_outputs: ClassVar[int] = 2
-    num_spare: ClassVar[int] = 0
+
+    @property
+    def num_spare(self) -> int:
+        return self.spare_outputs
 
     def joined(self, outputs: Tensor) -> Tensor:
         return outputs[..., 0, :] * (self.exp_scale * outputs[..., 1, :]).exp()

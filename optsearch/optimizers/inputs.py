@@ -10,7 +10,7 @@ from optsearch.optimizers.layout import Block, Layout, Piece, Place, joined
 from optsearch.trees import Tree
 
 # Names in `Inputs.rows`, `.columns`, `.common` and `.tensors`.
-ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT = "row_features", "column_features", "shared", "context"
+ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT, FILM = "row_features", "column_features", "shared", "context", "film"
 Values = Callable[[Block, Tree], list[Tensor]]
 
 
@@ -105,10 +105,11 @@ class BlockInputs:
         """`weight @ features + bias` for the block's parameters: `[..., outputs, n]`.
 
         Normalising a feature is one number a tensor, so it scales the columns of `weight`; features of rows,
-        of columns, of the step and of the tensor are projected at their own size and broadcast.
+        of columns, of the step and of the tensor are projected at their own size and broadcast. What a tensor's
+        controller asks for by FiLM, a scale and a shift of the outputs, comes last.
         """
-        rows, columns, shared, context = (
-            self.part.get(name) for name in (ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT))
+        rows, columns, shared, context, film = (
+            self.part.get(name) for name in (ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT, FILM))
         values = self.values
         widths = [0 if part is None else part.shape[-2] for part in (values, rows, columns)]
         widths.append(0 if shared is None else shared.shape[-1])
@@ -127,6 +128,9 @@ class BlockInputs:
                 lines.add(hidden, piece, place)
             if of_tensors is not None:
                 _copied(hidden, piece.segment.copies).add_(of_tensors[..., place.tensors, None])
+            if film is not None:
+                scale, shift = film[..., place.tensors, None].chunk(2, dim=-3)
+                _copied(hidden, piece.segment.copies).mul_(1 + scale).add_(shift)
             parts.append(hidden)
         return joined(parts)
 

@@ -211,6 +211,15 @@ class Layout:
         return joined([(part * factors[..., segment.tensors, None]).flatten(-2)
                        for segment, part in zip(self.segments, self.per_segment(vector), strict=True)])
 
+    def spread(self, values: Tensor) -> Tensor:
+        """One number a tensor, `[..., num_tensors]`, as one a parameter."""
+        return joined([values[..., segment.tensors, None].expand(*values.shape[:-1], segment.copies, segment.size)
+                       .flatten(-2) for segment in self.segments])
+
+    def dots(self, first: Tensor, second: Tensor) -> Tensor:
+        """Inner products of each tensor's parts of two vectors: `[..., num_tensors]`."""
+        return torch.cat([part.sum(-1) for part in self.per_segment(first * second)], -1)
+
     def scaled(self, vector: Tensor, scale: Callable[[Tensor], Tensor], of: Tensor | None = None) -> Tensor:
         """`vector` with each tensor's part multiplied by `scale(part)`, computed from `of` where given."""
         sources = self.per_segment(vector if of is None else of)

@@ -1,71 +1,83 @@
 """Mixings: how the learned direction and the base's come together."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from optsearch.optimizers.moment import Moment
+from optsearch.trees import Tree
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a mixing chooses from: directions `[..., n]`, uphill both.
+
+    `rates` `[..., tensors]` are the learning rates that the step will have; `gate` `[..., n]` is an output of the rule
+    or of the controller, 0 at the start, for mixings that ask for one.
+    """
+
+    learned: Tensor
+    base: Tensor
+    rates: Tensor
+    gate: Tensor | None = None
+
 
 class Mixing(Protocol):
-    """With the rule's outputs at zero, a mixing that has a base gives the base's direction, exactly."""
-
-    @property
-    def num_outputs(self) -> int:
-        """Outputs of the rule that the mixing reads, after those of the head."""
+    """With the learned direction and the gate at zero, a mixing that has a base gives the base's direction, exactly."""
 
     @property
     def has_base(self) -> bool: ...
 
-    def mix(self, learned: Tensor, base: Tensor, outputs: Tensor) -> Tensor:
-        """The direction `[..., n]`; `outputs` `[..., num_outputs, n]`."""
+    @property
+    def has_gate(self) -> bool:
+        """Whether it asks for an output: of the controller a tensor, or of the rule a parameter where there is none."""
+
+    def init(self, like: Tensor, num_tensors: int) -> Tree:
+        """The state for parameters `like` `[*batch, n]`; its leaves end with one entry a tensor."""
+
+    def mix(self, candidates: Candidates, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
+        """The direction `[..., n]`, and the next state."""
 
 
 @dataclass(frozen=True)
-class NoMixing:
+class Stateless:
+    """What mixings share that remember nothing."""
+
+    has_base: ClassVar[bool] = True
+    has_gate: ClassVar[bool] = False
+
+    def init(self, like: Tensor, num_tensors: int) -> Tree:
+        return {}
+
+
+@dataclass(frozen=True)
+class NoMixing(Stateless):
     """The learned direction alone."""
 
-    @property
-    def num_outputs(self) -> int:
-        return 0
+    has_base: ClassVar[bool] = False
 
-    @property
-    def has_base(self) -> bool:
-        return False
-
-    def mix(self, learned: Tensor, base: Tensor, outputs: Tensor) -> Tensor:
-        return learned
+    def mix(self, candidates: Candidates, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
+        return candidates.learned, {}
 
 
 @dataclass(frozen=True)
-class Residual:
+class Residual(Stateless):
     """base + learned."""
 
-    @property
-    def num_outputs(self) -> int:
-        return 0
-
-    @property
-    def has_base(self) -> bool:
-        return True
-
-    def mix(self, learned: Tensor, base: Tensor, outputs: Tensor) -> Tensor:
-        return base + learned
+    def mix(self, candidates: Candidates, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
+        return candidates.base + candidates.learned, {}
 
 
 @dataclass(frozen=True)
-class Gated:
-    """gate · base + learned, with a gate in 0..2 for every parameter, 2 · sigmoid(output)."""
+class Gated(Stateless):
+    """gate · base + learned, with a gate in 0..2, 2 · sigmoid(output)."""
 
-    @property
-    def num_outputs(self) -> int:
-        return 1
+    has_gate: ClassVar[bool] = True
 
-    @property
-    def has_base(self) -> bool:
-        return True
-
-    def mix(self, learned: Tensor, base: Tensor, outputs: Tensor) -> Tensor:
-        return (2 * outputs[..., 0, :].sigmoid()) * base + learned
+    def mix(self, candidates: Candidates, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
+        assert candidates.gate is not None
+        return (2 * candidates.gate.sigmoid()) * candidates.base + candidates.learned, {}
 
 
 MIXINGS: dict[str, type[Mixing]] = {"none": NoMixing, "residual": Residual, "gated": Gated}

@@ -2,25 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from optsearch.errors import DesignError
-from optsearch.optimizers import tensors
 from optsearch.optimizers.bases import BASES, AdamW, Base
-from optsearch.optimizers.controllers import CONTROLLERS, Controller, Controls, NoController
-from optsearch.optimizers.features import Features, Moment
+from optsearch.optimizers.controllers import CONTROLLERS, Controller, NoController
+from optsearch.optimizers.features import Features
 from optsearch.optimizers.graph import graph_of
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, Head
-from optsearch.optimizers.inputs import CONTEXT, Inputs
+from optsearch.optimizers.inputs import CONTEXT, FILM, Inputs
 from optsearch.optimizers.layout import Layout
-from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
+from optsearch.optimizers.memory import MEMORIES, Memory, NoMemory
+from optsearch.optimizers.mixings import MIXINGS, Candidates, Mixing, Residual
+from optsearch.optimizers.model_graph import ModelGraph
+from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import Config, part_from_config, part_to_config
-from optsearch.optimizers.rules import MLP, RULES, NoRule, Rule
+from optsearch.optimizers.rules import MLP, RULES, NoRule, Rule, init_layer, linear
 from optsearch.optimizers.schedules import SCHEDULES, Progress, Schedule
-from optsearch.optimizers.tensors import Scene
+from optsearch.optimizers.steering import Controls, Settings, Steering
+from optsearch.optimizers.tensors import TensorFeatures
 from optsearch.trees import Tree, prefixed, within
 
 if TYPE_CHECKING:
@@ -30,14 +34,14 @@ if TYPE_CHECKING:
 CONTRACT = 1
 GRADIENT_CLIP = 1000.0
 # What is kept of a rule's outputs, beside the names of its state.
-LEARNED, MIXED = "learned", "mixed"
+LEARNED, GATE = "learned", "gate"
 # Where a schedule is held when nobody knows how long the run will be: past any warm-up, before any decay.
 UNKNOWN_PROGRESS = 0.25
 
-FEATURE_SETS: dict[str, type[Features]] = {"groups": Features}
 PARTS: dict[str, Mapping[str, type]] = {
-    "features": FEATURE_SETS, "rule": RULES, "head": HEADS, "schedule": SCHEDULES, "mixing": MIXINGS, "base": BASES,
-    "controller": CONTROLLERS}
+    "features": {"groups": Features}, "rule": RULES, "head": HEADS, "schedule": SCHEDULES, "mixing": MIXINGS,
+    "base": BASES, "controller": CONTROLLERS, "tensors": {"groups": TensorFeatures}, "memory": MEMORIES,
+    "controls": {"settings": Controls}}
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,9 @@ class Observation:
     """What an optimizer sees at one step; leaves are `[*batch, *shape]`.
 
     `progress` `[*batch, 1]` is the part of the run that lies behind, None where the horizon is unknown.
-    `weight_decay` is decoupled, on top of what the design has itself. `loss` `[*batch, 1]` is that of the batch, None
-    where nobody told it; only controllers look at it.
+    `weight_decay` is decoupled, on top of what the design has itself. `loss` `[*batch, 1]` is that of the batch, and
+    `num_steps` `[*batch, 1]` the length of the run, None where nobody told them; `graph` is that of the model, None
+    where names and shapes must do. Only controllers and some mixings look at these three.
     """
 
     gradients: Tree
@@ -54,6 +59,8 @@ class Observation:
     progress: Tensor | None = None
     weight_decay: float = 0.0
     loss: Tensor | None = None
+    num_steps: Tensor | None = None
+    graph: ModelGraph | None = None
 
 
 @dataclass(frozen=True)
@@ -71,112 +78,147 @@ class LearnedOptimizer:
     mixing: Mixing = field(default_factory=Residual)
     base: Base | None = field(default_factory=AdamW)
     controller: Controller = field(default_factory=NoController)
+    tensors: TensorFeatures = field(default_factory=TensorFeatures)
+    memory: Memory = field(default_factory=NoMemory)
+    controls: Controls = field(default_factory=Controls)
 
     def __post_init__(self) -> None:
         if self.mixing.has_base != (self.base is not None):
             raise DesignError("mixing: `none` takes no base, every other kind needs one; "
                               f"got mixing {self.mixing} with base {self.base}.")
-        if not self.has_rule and (self.base is None or self.mixing.num_outputs > 0):
-            raise DesignError("rule: `none` leaves the base's direction alone, so it needs a base, and a mixing that "
-                              f"asks no rule; got mixing {self.mixing} with base {self.base}.")
-        if not self.has_rule and self.controller.needs_averages():
-            raise DesignError("controller: groups `momentum` and `second_moment` are averages that a rule's features "
-                              f"keep, and there is no rule; got {self.controller}.")
+        if not self.has_rule and not isinstance(self.mixing, Residual):
+            raise DesignError("rule: `none` leaves the base's direction alone, so it needs a base and the mixing "
+                              f"`residual`; got mixing {self.mixing} with base {self.base}.")
+        if not self.has_controller and not isinstance(self.memory, NoMemory):
+            raise DesignError(f"memory: only a controller reads it, and there is none; got {self.memory}.")
 
     @property
     def has_rule(self) -> bool:
         """Whether anything is learned a parameter."""
         return not isinstance(self.rule, NoRule)
 
+    @property
+    def has_controller(self) -> bool:
+        """Whether anything is learned a tensor."""
+        return not isinstance(self.controller, NoController)
+
+    @cached_property
+    def steering(self) -> Steering:
+        """The way from what is known of each tensor to what is set for it."""
+        kept = self.base.averages(self.base.init(torch.zeros(1))) if self.base is not None else {}
+        num_momenta, num_second = ((len(self.features.momentum_decays), 1) if self.has_rule
+                                   else (int("momentum" in kept), int("second_moment" in kept)))
+        return Steering(self.tensors, self.memory, self.controller, self.controls,
+                        self.base.knobs if self.base is not None and self.controls.tunes_base else (),
+                        self.mixing.has_gate, num_momenta, num_second)
+
+    @property
+    def _num_gates(self) -> int:
+        """Outputs of the rule that the mixing reads."""
+        return int(self.mixing.has_gate and not self.has_controller)
+
+    @property
+    def _context_size(self) -> int:
+        return self.controls.context_size if self.has_controller and self.has_rule else 0
+
     def init_weights(self, generator: torch.Generator) -> Tree:
         """Weights to start from: random, with a zero readout where a base carries the first steps."""
-        num_outputs = self.head.num_outputs + self.mixing.num_outputs + self.head.num_spare
-        num_inputs = self.features.num_inputs + self.controller.context_size
-        rule = self.rule.init_weights(generator, num_inputs, num_outputs)
+        num_outputs = self.head.num_outputs + self._num_gates + self.head.num_spare
+        num_context, film = (0, self._context_size) if self.controls.film else (self._context_size, 0)
+        rule = self.rule.init_weights(generator, self.features.num_inputs + num_context, num_outputs)
         if self.base is not None:
             rule |= {name: torch.zeros_like(leaf) for name, leaf in rule.items() if name.startswith("output.")}
         features = self.features.init_weights() if self.has_rule else {}
-        controller = self.controller.init_weights(generator, len(self.features.momentum_decays))
         return (prefixed("features", features) | prefixed("rule", rule)
-                | prefixed("schedule", self.schedule.init_weights()) | prefixed("controller", controller))
+                | prefixed("schedule", self.schedule.init_weights()) | self.steering.init_weights(generator)
+                | (init_layer(generator, "film", film, 2 * self.rule.width) if film else {}))
 
     def init(self, params: Tree, batch_dims: int = 0) -> Tree:
         """The state before the first step."""
         layout = Layout.of(params, batch_dims)
         like = Layout.flatten(params, batch_dims)
+        num_tuned = layout.num_tensors if self.has_controller and self.steering.knobs else 0
         return ({"step": like.new_zeros(*like.shape[:-1], 1)}
                 | prefixed("features", self.features.init(layout, like) if self.has_rule else {})
-                | prefixed("rule", self.rule.init(like))
-                | prefixed("controller", self._init_controller(layout, like))
-                | (prefixed("base", self.base.init(like)) if self.base is not None else {}))
+                | prefixed("rule", self.rule.init(like)) | self.steering.init(like, layout.num_tensors)
+                | prefixed("mixing", self.mixing.init(like, layout.num_tensors) if self.has_rule else {})
+                | (prefixed("base", self.base.init(like, num_tuned)) if self.base is not None else {}))
 
     def update(self, weights: Tree, observation: Observation, state: Tree, *,
                in_place: bool = False) -> tuple[Tree, Tree]:
         """What to add to the params, and the next state; `in_place` may write it where the last one stood."""
+        moment = self._moment(observation, state, in_place)
+        layout = moment.layout
+        inputs, averages = self._observe(weights, moment, state)
+        settings, steered = self.steering.update(weights, moment, self._averages(averages, state), state)
+        rates = self.schedule.learning_rate(within("schedule", weights), moment.progress)
+        if settings is not None:
+            rates = rates * settings.log_rates.exp()
+            inputs = None if inputs is None else self._told(weights, inputs, settings)
+        direction, after = self._base_direction(moment, settings, state)
+        if inputs is not None:
+            assert not isinstance(self.rule, NoRule)
+            found = self._apply_rule(self.rule, within("rule", weights), inputs, within("rule", state))
+            candidates = Candidates(self.head.direction(layout, found.pop(LEARNED), moment.params), direction, rates,
+                                    self._gate(layout, settings, found.pop(GATE)))
+            direction, mixed = self.mixing.mix(candidates, moment, within("mixing", state))
+            after |= prefixed("rule", found) | prefixed("mixing", mixed)
+        if observation.weight_decay:
+            direction = direction + observation.weight_decay * moment.params
+        update = -rates * direction if settings is None else layout.times(direction, -rates)
+        return layout.unflatten(update), {"step": moment.step} | prefixed("features", averages) | after | steered
+
+    def _moment(self, observation: Observation, state: Tree, in_place: bool) -> Moment:
         batch_dims = state["step"].dim() - 1
         layout = Layout.of(observation.params, batch_dims)
-        params = Layout.flatten(observation.params, batch_dims)
         gradient = Layout.flatten(observation.gradients, batch_dims).clamp(-GRADIENT_CLIP, GRADIENT_CLIP)
         step = state["step"] + 1
         progress = (torch.full_like(step, UNKNOWN_PROGRESS) if observation.progress is None
                     else observation.progress)
-        moment = Moment(layout, gradient, params, step, progress, in_place)
-        inputs, averages = self._observe(weights, moment, state)
-        controls, controlled = self._control(weights, moment, observation.loss, averages, state)
-        if controls is not None and inputs is not None and self.controller.context_size:
-            inputs = replace(inputs, tensors={CONTEXT: controls.context})
-        direction, next_state = self._direction(weights, moment, inputs, state)
-        if observation.weight_decay:
-            direction = direction + observation.weight_decay * params
-        rate = self.schedule.learning_rate(within("schedule", weights), progress)
-        update = (-rate * direction if controls is None
-                  else layout.times(direction, -rate * controls.log_rates.exp()))
-        return layout.unflatten(update), (
-            {"step": step} | prefixed("features", averages) | next_state | prefixed("controller", controlled))
-
-    def _init_controller(self, layout: Layout, like: Tensor) -> Tree:
-        if isinstance(self.controller, NoController):
-            return {}
-        return (self.controller.init(like, layout.num_tensors)
-                | prefixed("trend", tensors.fresh_trend(like, layout.num_tensors)))
+        return Moment(layout, gradient, Layout.flatten(observation.params, batch_dims), step, progress,
+                      observation.loss, observation.num_steps, observation.graph, in_place)
 
     def _observe(self, weights: Tree, moment: Moment, state: Tree) -> tuple[Inputs | None, Tree]:
         if not self.has_rule:
             return None, {}
         return self.features.observe(within("features", weights), moment, within("features", state))
 
-    def _control(self, weights: Tree, moment: Moment, loss: Tensor | None, averages: Tree,
-                 state: Tree) -> tuple[Controls | None, Tree]:
-        if isinstance(self.controller, NoController):
-            return None, {}
-        own = within("controller", state)
-        seen, trend = tensors.trend(within("trend", own), loss, moment.step)
-        scene = Scene(moment.layout, moment.gradient, moment.params, moment.step, moment.progress, loss, seen, averages)
-        controls, memory = self.controller.update(within("controller", weights), scene, own)
-        return controls, memory | prefixed("trend", trend)
+    def _averages(self, averages: Tree, state: Tree) -> Tree:
+        """Those that the controller may see: of the features, or of the base as the last step left them."""
+        if self.has_rule or self.base is None:
+            return averages
+        return self.base.averages(within("base", state))
 
-    def _direction(self, weights: Tree, moment: Moment, inputs: Inputs | None, state: Tree) -> tuple[Tensor, Tree]:
-        direction, next_state = moment.gradient, {}
-        if self.base is not None:
-            direction, after = self.base.direction(moment.gradient, moment.params, moment.step, within("base", state),
-                                                   in_place=moment.in_place)
-            next_state = prefixed("base", after)
-        if inputs is None or isinstance(self.rule, NoRule):
-            return direction, next_state
-        found = self._apply_rule(self.rule, within("rule", weights), inputs, within("rule", state))
-        learned = self.head.direction(moment.layout, found.pop(LEARNED), moment.params)
-        outputs = found.pop(MIXED)
-        next_state |= prefixed("rule", found)
-        return learned if self.base is None else self.mixing.mix(learned, direction, outputs), next_state
+    def _told(self, weights: Tree, inputs: Inputs, settings: Settings) -> Inputs:
+        """The rule's inputs with what the controller has to say to it."""
+        if settings.context is None:
+            return inputs
+        if not self.controls.film:
+            return replace(inputs, tensors={CONTEXT: settings.context})
+        return replace(inputs, tensors={FILM: linear(weights, "film", settings.context)})
+
+    def _base_direction(self, moment: Moment, settings: Settings | None, state: Tree) -> tuple[Tensor, Tree]:
+        if self.base is None:
+            return moment.gradient, {}
+        direction, after = self.base.direction(moment, within("base", state),
+                                               None if settings is None else settings.knobs)
+        return direction, prefixed("base", after)
+
+    def _gate(self, layout: Layout, settings: Settings | None, outputs: Tensor) -> Tensor | None:
+        if not self.mixing.has_gate:
+            return None
+        if settings is not None and settings.gate is not None:
+            return layout.spread(settings.gate)
+        return outputs[..., 0, :]
 
     def _apply_rule(self, rule: Rule, weights: Tree, inputs: Inputs, state: Tree) -> Tree:
-        """The rule's next state, and with it `LEARNED` `[..., n]` and `MIXED` `[..., mixing's outputs, n]`."""
+        """The rule's next state, and with it `LEARNED` `[..., n]` and `GATE` `[..., gates, n]`."""
         whole: Tree = {}
         for block in inputs.blocks():
             place = block.block.parameters
             outputs, found = rule.update(weights, block, {name: leaf[..., place] for name, leaf in state.items()})
-            read, mixed = self.head.num_outputs, self.mixing.num_outputs
-            found |= {LEARNED: self.head.joined(outputs[..., :read, :]), MIXED: outputs[..., read:read + mixed, :]}
+            read, gates = self.head.num_outputs, self._num_gates
+            found |= {LEARNED: self.head.joined(outputs[..., :read, :]), GATE: outputs[..., read:read + gates, :]}
             if len(inputs.layout.blocks) == 1:
                 return found
             whole = whole or {name: leaf.new_empty(*leaf.shape[:-1], inputs.layout.num_parameters)

@@ -12,7 +12,7 @@ from optsearch.optimizers.part import require
 from optsearch.trees import Tree
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_, "tanh": torch.tanh_, "silu": torch.nn.functional.silu}
+    "relu": torch.relu_, "gelu": torch.nn.functional.gelu, "silu": torch.nn.functional.silu, "tanh": torch.tanh_}
 
 
 class Projected(Protocol):
@@ -24,6 +24,10 @@ class Projected(Protocol):
 
 class Rule(Protocol):
     """A network over features whose `num_outputs` the head and the mixing read; it has a field `num_layers`."""
+
+    @property
+    def width(self) -> int:
+        """Outputs of the first map over the features."""
 
     def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
         """Random weights; the readout is named `output.weight` and `output.bias`."""
@@ -61,6 +65,10 @@ class MLP:
         require("rule.mlp", self.activation in ACTIVATIONS,
                 f"there is no activation `{self.activation}`. Activations: {', '.join(sorted(ACTIVATIONS))}.")
 
+    @property
+    def width(self) -> int:
+        return self.hidden_size
+
     def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
         weights: Tree = {}
         for index in range(self.num_layers):
@@ -84,38 +92,44 @@ class LSTM:
     """A coordinate-wise LSTM (Andrychowicz et al. 2016, arxiv.org/abs/1606.04474), one bias a gate.
 
     `input_size` above 0 puts a layer of that many units with ELU before it, as RNNProp has
-    (Lv et al. 2017, arxiv.org/abs/1703.03633).
+    (Lv et al. 2017, arxiv.org/abs/1703.03633). `forget_bias` is where the biases of the forget gates start.
     """
 
     hidden_size: int = 8
     num_layers: int = 1
     input_size: int = 0
+    forget_bias: float = 0.0
 
     def __post_init__(self) -> None:
-        require("rule.lstm", self.hidden_size > 0 and self.num_layers > 0 and self.input_size >= 0,
-                "hidden_size and num_layers must be at least 1 and input_size at least 0, not "
-                f"{self.hidden_size}, {self.num_layers} and {self.input_size}.")
+        _require_sizes("rule.lstm", self.hidden_size, self.num_layers, self.input_size)
+
+    @property
+    def width(self) -> int:
+        return self.input_size or 4 * self.hidden_size
 
     def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
-        weights = init_layer(generator, "input", num_inputs, self.input_size) if self.input_size else {}
-        fan_in = self.input_size or num_inputs
-        for index in range(self.num_layers):
-            weights |= init_layer(generator, f"gates{index}", fan_in, 4 * self.hidden_size)
-            weights[f"recurrent{index}"] = init_layer(
-                generator, "recurrent", self.hidden_size, 4 * self.hidden_size)["recurrent.weight"]
-            fan_in = self.hidden_size
-        return weights | init_layer(generator, "output", self.hidden_size, num_outputs)
+        return (self.init_cells(generator, num_inputs)
+                | init_layer(generator, "output", self.hidden_size, num_outputs))
+
+    def init_cells(self, generator: torch.Generator, num_inputs: int) -> Tree:
+        """Weights without the readout."""
+        weights = _init_gates(generator, num_inputs, self.hidden_size, (self.num_layers, self.input_size, 4))
+        if self.forget_bias:
+            for index in range(self.num_layers):
+                weights[f"gates{index}.bias"][self.hidden_size:2 * self.hidden_size] = self.forget_bias
+        return weights
 
     def init(self, like: Tensor) -> Tree:
         shape = (*like.shape[:-1], self.num_layers, self.hidden_size, like.shape[-1])
         return {"hidden": like.new_zeros(shape), "cell": like.new_zeros(shape)}
 
     def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
-        if self.input_size:
-            values = torch.nn.functional.elu(inputs.project(weights["input.weight"], weights["input.bias"]))
-            gates = linear(weights, "gates0", values)
-        else:
-            gates = inputs.project(weights["gates0.weight"], weights["gates0.bias"])
+        hidden, state = self.advance(weights, inputs, state)
+        return linear(weights, "output", hidden), state
+
+    def advance(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
+        """The last layer's units `[..., hidden_size, n]`, and the next state."""
+        gates = _first_gates(weights, inputs)
         hiddens: list[Tensor] = []
         cells: list[Tensor] = []
         for index in range(self.num_layers):
@@ -125,8 +139,81 @@ class LSTM:
             take, keep, write, show = gates.chunk(4, dim=-2)
             cells.append(keep.sigmoid() * state["cell"][..., index, :, :] + take.sigmoid() * write.tanh())
             hiddens.append(show.sigmoid() * cells[-1].tanh())
-        return linear(weights, "output", hiddens[-1]), {"hidden": torch.stack(hiddens, -3),
-                                                         "cell": torch.stack(cells, -3)}
+        return hiddens[-1], {"hidden": torch.stack(hiddens, -3), "cell": torch.stack(cells, -3)}
+
+
+@dataclass(frozen=True)
+class GRU:
+    """A coordinate-wise gated recurrent unit (Cho et al. 2014, arxiv.org/abs/1406.1078), as `torch.nn.GRU` has it.
+
+    `input_size` above 0 puts a layer of that many units with ELU before it.
+    """
+
+    hidden_size: int = 8
+    num_layers: int = 1
+    input_size: int = 0
+
+    def __post_init__(self) -> None:
+        _require_sizes("rule.gru", self.hidden_size, self.num_layers, self.input_size)
+
+    @property
+    def width(self) -> int:
+        return self.input_size or 3 * self.hidden_size
+
+    def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
+        return (self.init_cells(generator, num_inputs)
+                | init_layer(generator, "output", self.hidden_size, num_outputs))
+
+    def init_cells(self, generator: torch.Generator, num_inputs: int) -> Tree:
+        """Weights without the readout; `recalled` is the bias inside the reset gate."""
+        weights = _init_gates(generator, num_inputs, self.hidden_size, (self.num_layers, self.input_size, 3))
+        return weights | {f"recalled{index}": torch.zeros(self.hidden_size) for index in range(self.num_layers)}
+
+    def init(self, like: Tensor) -> Tree:
+        return {"hidden": like.new_zeros(*like.shape[:-1], self.num_layers, self.hidden_size, like.shape[-1])}
+
+    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
+        hidden, state = self.advance(weights, inputs, state)
+        return linear(weights, "output", hidden), state
+
+    def advance(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
+        """The last layer's units `[..., hidden_size, n]`, and the next state."""
+        gates = _first_gates(weights, inputs)
+        hiddens: list[Tensor] = []
+        for index in range(self.num_layers):
+            if index > 0:
+                gates = linear(weights, f"gates{index}", hiddens[-1])
+            before = state["hidden"][..., index, :, :]
+            seen, recalled = gates.chunk(3, dim=-2), (weights[f"recurrent{index}"] @ before).chunk(3, dim=-2)
+            reset, keep = ((now + then).sigmoid() for now, then in zip(seen[:2], recalled[:2], strict=True))
+            fresh = (seen[2] + reset * (recalled[2] + weights[f"recalled{index}"][..., None])).tanh()
+            hiddens.append(fresh + keep * (before - fresh))
+        return hiddens[-1], {"hidden": torch.stack(hiddens, -3)}
+
+
+def _require_sizes(slot: str, hidden_size: int, num_layers: int, input_size: int) -> None:
+    require(slot, hidden_size > 0 and num_layers > 0 and input_size >= 0,
+            "hidden_size and num_layers must be at least 1 and input_size at least 0, not "
+            f"{hidden_size}, {num_layers} and {input_size}.")
+
+
+def _init_gates(generator: torch.Generator, num_inputs: int, hidden_size: int, sizes: tuple[int, int, int]) -> Tree:
+    num_layers, input_size, num_gates = sizes
+    weights = init_layer(generator, "input", num_inputs, input_size) if input_size else {}
+    fan_in = input_size or num_inputs
+    for index in range(num_layers):
+        weights |= init_layer(generator, f"gates{index}", fan_in, num_gates * hidden_size)
+        weights[f"recurrent{index}"] = init_layer(
+            generator, "recurrent", hidden_size, num_gates * hidden_size)["recurrent.weight"]
+        fan_in = hidden_size
+    return weights
+
+
+def _first_gates(weights: Tree, inputs: Projected) -> Tensor:
+    if "input.weight" not in weights:
+        return inputs.project(weights["gates0.weight"], weights["gates0.bias"])
+    values = torch.nn.functional.elu(inputs.project(weights["input.weight"], weights["input.bias"]))
+    return linear(weights, "gates0", values)
 
 
 @dataclass(frozen=True)
@@ -134,6 +221,7 @@ class NoRule:
     """Nothing is learned a parameter; a controller may still be."""
 
     num_layers: ClassVar[int] = 0
+    width: ClassVar[int] = 0
 
     def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
         return {}
@@ -142,4 +230,4 @@ class NoRule:
         return {}
 
 
-RULES: dict[str, type[Rule] | type[NoRule]] = {"mlp": MLP, "lstm": LSTM, "none": NoRule}
+RULES: dict[str, type[Rule] | type[NoRule]] = {"mlp": MLP, "lstm": LSTM, "gru": GRU, "none": NoRule}
