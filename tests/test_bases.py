@@ -1,8 +1,9 @@
 import math
 from dataclasses import replace
-from itertools import product
+from functools import cache
 
 import pytest
+import reference_optimizers
 import torch
 from torch import nn
 
@@ -17,30 +18,39 @@ from optsearch.optimizers import (
     SCHEDULES,
     SGDM,
     AdamW,
+    AggMo,
     Constant,
     ExpMagnitude,
     Features,
     LearnedOptimizer,
+    Lion,
+    Muon,
+    NoRule,
     Observation,
     OutputRMS,
     ParameterRMS,
     Progress,
     Raw,
+    RMSprop,
 )
 from optsearch.optimizers.inputs import Inputs
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.rules import ACTIVATIONS
 from optsearch.seeds import generator
 
-NUM_STEPS = 10
+NUM_STEPS = 3
 BASES = {
     "adamw": AdamW(), "adamw, other values": AdamW(beta1=0.5, beta2=0.9, eps=1e-4, weight_decay=0.2),
-    "adam": AdamW(weight_decay=0.0), "sgdm": SGDM(), "sgdm, other values": SGDM(momentum=0.5, weight_decay=0.1)}
+    "adam": AdamW(weight_decay=0.0), "sgdm": SGDM(), "sgdm, other values": SGDM(momentum=0.5, weight_decay=0.1),
+    "lion": Lion(), "lion, other values": Lion(beta1=0.5, beta2=0.7, weight_decay=0.1), "rmsprop": RMSprop(),
+    "rmsprop, other values": RMSprop(alpha=0.9, momentum=0.0, eps=1e-3, weight_decay=0.1), "aggmo": AggMo(),
+    "aggmo, other values": AggMo(betas=(0.5, 0.9), beta2=0.9, eps=1e-3, weight_decay=0.1), "muon": Muon(),
+    "muon, other values": Muon(beta1=0.8, beta2=0.99, eps=1e-4, weight_decay=0.0, momentum=0.5, num_iterations=2)}
 # What carries a base through the first steps: every rule, head, mixing and schedule.
-CARRIERS = [LearnedOptimizer(Features(groups=("compact",)), RULES[rule](), HEADS[head](), SCHEDULES[schedule](),
-                             MIXINGS[mixing]())
-            for rule, head, mixing, schedule in product(RULES, HEADS, MIXINGS, SCHEDULES)
-            if MIXINGS[mixing]().has_base and (rule != "none" or mixing == "residual")]
+CARRIERS = [LearnedOptimizer(Features(groups=("compact",)), kind()) for name, kind in RULES.items() if name != "none"]
+CARRIERS += [LearnedOptimizer(head=kind()) for kind in HEADS.values()]
+CARRIERS += [LearnedOptimizer(mixing=kind()) for kind in MIXINGS.values() if kind().has_base]
+CARRIERS += [LearnedOptimizer(rule=NoRule(), schedule=kind()) for kind in SCHEDULES.values()]
 # At a rate at which every base stays on the ground.
 CARRIERS += [replace(design, schedule=replace(design.schedule, initial_lr=1e-3))
              for design, _ in DESIGNS.values() if design.base is not None]
@@ -52,10 +62,15 @@ def normal(*shape, purpose="normal"):
     return torch.randn(shape, generator=generator(0, purpose), dtype=torch.float64)
 
 
-def torch_optimizer(base, params, lr):
-    if isinstance(base, AdamW):
-        return torch.optim.AdamW(params, lr, (base.beta1, base.beta2), base.eps, base.weight_decay)
-    return torch.optim.SGD(params, lr, base.momentum, weight_decay=base.weight_decay)
+REFERENCES = {
+    AdamW: lambda base, params, lr: torch.optim.AdamW(params, lr, (base.beta1, base.beta2), base.eps,
+                                                      base.weight_decay),
+    SGDM: lambda base, params, lr: torch.optim.SGD(params, lr, base.momentum, weight_decay=base.weight_decay),
+    RMSprop: lambda base, params, lr: torch.optim.RMSprop(params, lr, base.alpha, base.eps, base.weight_decay,
+                                                          base.momentum),
+    Lion: lambda base, params, lr: reference_optimizers.Lion(params, lr, base),
+    AggMo: lambda base, params, lr: reference_optimizers.AggMo(params, lr, base),
+    Muon: lambda base, params, lr: reference_optimizers.Muon(params, lr, base)}
 
 
 def rosenbrock(params):
@@ -72,31 +87,40 @@ def doubled(weights):
     return {name: leaf.double() for name, leaf in weights.items()}
 
 
-def test_every_base_is_compared_with_torch():
+def test_every_base_is_compared_with_a_reference():
     assert {type(base) for base in BASES.values()} == set(optimizers.BASES.values())
+
+
+FRESH = {"a": normal(2, 3, purpose="a"), "b": normal(4, purpose="b"), "c": normal(purpose="c")}
+
+
+@cache
+def after_the_reference(base, lr):
+    """Params after `NUM_STEPS` steps."""
+    params = {name: nn.Parameter(param.clone()) for name, param in FRESH.items()}
+    optimizer = REFERENCES[type(base)](base, params.values(), lr)
+    for _ in range(NUM_STEPS):
+        optimizer.zero_grad()
+        rosenbrock(params).backward()
+        optimizer.step()
+    return {name: param.detach() for name, param in params.items()}
 
 
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 @pytest.mark.parametrize("is_horizon_known", [True, False])
 def test_with_initial_weights_every_design_takes_the_step_of_its_base(base, is_horizon_known):
-    fresh = {"a": normal(2, 3, purpose="a"), "b": normal(4, purpose="b"), "c": normal(purpose="c")}
     for carrier in CARRIERS:
         design = LearnedOptimizer(carrier.features, carrier.rule, carrier.head, carrier.schedule, carrier.mixing, base,
                                   carrier.controller)
         weights = doubled(design.init_weights(generator(0, "weights")))
-        params, state = fresh, design.init(fresh)
-        expected = {name: nn.Parameter(param.clone()) for name, param in fresh.items()}
-        optimizer = torch_optimizer(base, expected.values(), design.schedule.initial_lr)
+        params, state = FRESH, design.init(FRESH)
         for step in range(NUM_STEPS):
             progress = torch.tensor([step / NUM_STEPS]).double() if is_horizon_known else None
             updates, state = design.update(weights, Observation(gradients_at(params), params, progress), state)
             params = {name: param + updates[name] for name, param in params.items()}
-            optimizer.zero_grad()
-            rosenbrock(expected).backward()
-            optimizer.step()
-        for name, param in params.items():
-            assert (param != fresh[name]).all()
-            torch.testing.assert_close(param, expected[name].detach(), rtol=1e-10, atol=1e-12)
+        for name, expected in after_the_reference(base, design.schedule.initial_lr).items():
+            assert (params[name] != FRESH[name]).all()
+            torch.testing.assert_close(params[name], expected, rtol=1e-10, atol=1e-12)
 
 
 def run_rule(rule, weights, sequence):
@@ -132,7 +156,7 @@ def test_the_mlp_is_that_of_torch(num_layers, activation, layer):
 
 
 def test_every_activation_is_compared_with_that_of_torch():
-    assert ACTIVATIONS.keys() == {"relu", "tanh", "silu"}
+    assert ACTIVATIONS.keys() == {"relu", "tanh", "silu", "gelu"}
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])

@@ -11,25 +11,29 @@ from optsearch.optimizers import (
     BASES,
     CONTROLLERS,
     DESIGNS,
+    GNN,
     GRU,
     HEADS,
     LSTM,
+    MEMORIES,
     MIXINGS,
     MLP,
     PARTS,
     RULES,
     SCHEDULES,
-    AdamW,
     Controls,
     ExpMagnitude,
     Features,
     History,
+    KeyValueMemory,
     LearnedOptimizer,
     NoController,
+    NoMemory,
     NoMixing,
     NoRule,
     Observation,
     Residual,
+    Transformer,
     controllers,
     named_design,
     num_weights,
@@ -40,28 +44,47 @@ SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 5), "kernel": (2, 3, 3, 3)
 SMALL = {"mlp": MLP(hidden_size=3, num_layers=1), "lstm": LSTM(hidden_size=2), "gru": GRU(hidden_size=2),
          "none": NoRule()}
 SMALL_CONTROLLERS = {"none": NoController(), "history": History(length=2, hidden_size=3, embedding_size=2),
-                     "lstm": controllers.LSTM(hidden_size=3), "gru": controllers.GRU(hidden_size=3, num_layers=2)}
+                     "lstm": controllers.LSTM(hidden_size=3), "gru": controllers.GRU(hidden_size=3, num_layers=2),
+                     "transformer": Transformer(hidden_size=4, num_heads=2, sequence_length=2),
+                     "gnn": GNN(hidden_size=3)}
+SMALL_MEMORIES = {"none": NoMemory(), "key_value": KeyValueMemory(size=2, key_size=2, value_size=2)}
+KINDS = {"rule": SMALL, "head": HEADS, "schedule": SCHEDULES, "mixing": MIXINGS, "base": BASES,
+         "controller": SMALL_CONTROLLERS, "memory": SMALL_MEMORIES}
+USUAL = {"rule": "mlp", "head": "raw", "schedule": "progress", "mixing": "residual", "base": "adamw",
+         "controller": "none", "memory": "none"}
+# Slots whose kinds all meet each other, beside the usual kinds in all other slots.
+PAIRS = [("rule", "head"), ("rule", "schedule"), ("rule", "mixing"), ("mixing", "base"), ("rule", "controller"),
+         ("controller", "mixing"), ("controller", "memory")]
+
+
+def choices():
+    """The kinds of each slot, for every combination that is worth a test."""
+    for pair in PAIRS:
+        for kinds in product(*(KINDS[slot] for slot in pair)):
+            yield USUAL | dict(zip(pair, kinds, strict=True))
+    # The controller sees what the base keeps, and turns its knobs.
+    for base in BASES:
+        yield USUAL | {"rule": "none", "controller": "gru", "base": base}
+
+
+def is_design(kinds):
+    if kinds["rule"] == "none":
+        # Nothing asks for a head, and with a constant schedule nothing would be learned.
+        return kinds["mixing"] == "residual" and kinds["head"] == USUAL["head"] and kinds["schedule"] != "constant"
+    return kinds["memory"] == "none" or kinds["controller"] != "none"
 
 
 def combinations():
     features = Features(groups=("compact", "rows_and_columns"), learn_decays=True)
-    for rule, head, mixing, schedule in product(RULES, HEADS, MIXINGS, SCHEDULES):
-        kinds = BASES if MIXINGS[mixing]().has_base else {"none": None}
-        # Without a rule nothing asks for a head, and with a constant schedule nothing would be learned.
-        if rule == "none" and (head != "raw" or mixing != "residual" or schedule == "constant"):
-            continue
-        for name, base in kinds.items():
-            yield "-".join((rule, head, mixing, schedule, name)), LearnedOptimizer(
-                features, SMALL[rule], HEADS[head](), SCHEDULES[schedule](), MIXINGS[mixing](),
-                base() if base is not None else None)
-    for rule, controller, mixing in product(RULES, CONTROLLERS, MIXINGS):
+    for kinds in filter(is_design, choices()):
+        rule, head, schedule, mixing, base, controller, memory = kinds.values()
         has_base = MIXINGS[mixing]().has_base
-        if controller == "none" or (rule == "none" and mixing != "residual"):
-            continue
-        yield "-".join((rule, controller, mixing)), LearnedOptimizer(
-            features, SMALL[rule], mixing=MIXINGS[mixing](), base=AdamW() if has_base else None,
-            controller=SMALL_CONTROLLERS[controller],
-            controls=Controls(context_size=2, film=rule == "mlp", tunes_base=has_base))
+        controls = Controls(context_size=2, film=rule == "mlp", tunes_base=has_base)
+        yield "-".join((rule, head, schedule, mixing, base if has_base else "none", controller, memory)), (
+            LearnedOptimizer(features, SMALL[rule], HEADS[head](), SCHEDULES[schedule](), MIXINGS[mixing](),
+                             BASES[base]() if has_base else None, SMALL_CONTROLLERS[controller],
+                             memory=SMALL_MEMORIES[memory],
+                             controls=Controls() if controller == "none" else controls))
 
 
 ALL = {name: design for name, (design, _) in DESIGNS.items()} | dict(combinations())
@@ -182,7 +205,8 @@ def test_a_fresh_controller_changes_nothing_and_a_trained_one_tells_tensors_apar
 
     torch.testing.assert_close(run(controlled, start(controlled)), run(plain, start(plain)))
     # The rule stays at its start, where it adds nothing: what differs is each tensor's learning rate.
-    weights = {name: leaf + 0.3 if name.startswith(("controller.", "controls.")) else leaf
+    trained = disturbed(start(controlled), "trained")
+    weights = {name: trained[name] if name.startswith(("controller.", "controls.")) else leaf
                for name, leaf in start(controlled).items()}
     plain_updates, updates = run(plain, start(plain)), run(controlled, weights)
     factors = {name: (leaf / plain_updates[name]).flatten() for name, leaf in updates.items()}
@@ -225,6 +249,12 @@ def test_two_steps_are_differentiable_in_the_weights(design):
 def test_published_designs_have_their_published_size(design, inputs, weights):
     assert inputs is None or design.features.num_inputs == inputs
     assert num_weights(design) == weights
+
+
+def test_every_kind_has_its_small_one():
+    assert SMALL.keys() == RULES.keys()
+    assert SMALL_CONTROLLERS.keys() == CONTROLLERS.keys()
+    assert SMALL_MEMORIES.keys() == MEMORIES.keys()
 
 
 def test_designs_are_equal_exactly_when_all_parts_are():

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from optsearch.evaluation import metrics, runs
 from optsearch.evaluation.runs import Runs, Setup
-from optsearch.optimizers.bases import AdamW, Base
+from optsearch.optimizers.adam import AdamW
+from optsearch.optimizers.bases import Base
 from optsearch.optimizers.layout import Layout
-from optsearch.optimizers.moment import Moment
-from optsearch.optimizers.optimizer import Observation
+from optsearch.optimizers.moment import Moment, Observation
 from optsearch.trees import Tree, prefixed, within
 
 LEARNING_RATES = tuple(10 ** (exponent / 2) for exponent in range(-10, 1))

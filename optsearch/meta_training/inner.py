@@ -3,16 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 
-from optsearch.optimizers.optimizer import Observation
+from optsearch.optimizers.model_graph import ModelGraph
+from optsearch.optimizers.moment import Observation
 from optsearch.tasks.family import Split, TaskFamily
 from optsearch.trees import Tree, prefixed, within
 
 Gradients = Literal["none", "first_order", "second_order"]
+# One for each module that has been trained, for as long as it is there.
+_graphs: WeakKeyDictionary[nn.Module, ModelGraph] = WeakKeyDictionary()
 
 
 class InnerOptimizer(Protocol):
@@ -93,6 +97,15 @@ def draw(family: TaskFamily, split: Split, shape: tuple[int, ...], generator: to
     return torch.randint(len(rows), (*shape, family.batch_size), generator=generator).to(rows.device)
 
 
+def graph_of(family: TaskFamily) -> ModelGraph | None:
+    """The graph of the family's module, None where it has none; made once a module."""
+    if family.module is None:
+        return None
+    if family.module not in _graphs:
+        _graphs[family.module] = ModelGraph.of_module(family.module)
+    return _graphs[family.module]
+
+
 def step(optimizer: InnerOptimizer, family: TaskFamily, weights: Tree, trainings: Trainings, batch: Tree,
          gradients: Gradients = "none") -> tuple[Tensor, Trainings]:
     """One inner step of every training; returns the losses `[n]` before it.
@@ -110,7 +123,7 @@ def step(optimizer: InnerOptimizer, family: TaskFamily, weights: Tree, trainings
     found = tuple(torch.nan_to_num(gradient) for gradient in found)
     told = losses if gradients == "second_order" else losses.detach()
     observation = Observation(dict(zip(params, found, strict=True)), params, trainings.step / trainings.horizon,
-                              loss=told[:, None], num_steps=trainings.horizon)
+                              loss=told[:, None], num_steps=trainings.horizon, graph=graph_of(family))
     updates, state = optimizer.update(weights, observation, trainings.state)
     moved = {name: leaf + updates[name] for name, leaf in params.items()}
     losses = losses.detach() if gradients == "none" else losses

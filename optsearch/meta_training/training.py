@@ -17,7 +17,7 @@ from optsearch.meta_training.points import Gathered, Point
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.meta_training.steps import Steps
 from optsearch.meta_training.windows import Problem
-from optsearch.optimizers.bases import AdamW
+from optsearch.optimizers.adam import AdamW
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Moment
 from optsearch.seeds import generator

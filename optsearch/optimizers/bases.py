@@ -1,43 +1,18 @@
 """Bases: the hand-made optimizers that a learned step is added to."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from optsearch.optimizers.accumulators import ROOT_FLOOR
-from optsearch.optimizers.layout import Layout
+from optsearch.optimizers.adam import AdamW, AggMo
+from optsearch.optimizers.knobs import Knobs
 from optsearch.optimizers.moment import Moment
+from optsearch.optimizers.muon import Muon
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
-
-# However slow a controller makes an average, this much of it is new at each step.
-LEAST_NEWS = 1e-6
-
-
-@dataclass(frozen=True)
-class Knobs:
-    """What a controller changes in a base: by knob, an offset of its logarithm `[..., tensors]`."""
-
-    layout: Layout
-    offsets: Tree
-
-    def decay(self, name: str, value: float) -> Tensor:
-        """The decay of each parameter; an offset acts on 1 - decay."""
-        return self.layout.spread(self._decay(name, value))
-
-    def scaled(self, name: str, value: float) -> Tensor:
-        """A positive number of each parameter."""
-        return self.layout.spread(value * self.offsets[name].exp())
-
-    def weight(self, name: str, value: float, before: Tensor) -> Tensor:
-        """The sum of an average's weights `[..., 1, tensors]`, which its bias correction divides by."""
-        decay = self._decay(name, value)[..., None, :]
-        return decay * before + (1 - decay)
-
-    def _decay(self, name: str, value: float) -> Tensor:
-        return 1 - ((1 - value) * self.offsets[name].exp()).clamp(LEAST_NEWS, 1)
 
 
 class Base(Protocol):
@@ -55,59 +30,6 @@ class Base(Protocol):
 
     def averages(self, state: Tree) -> Tree:
         """What the base keeps anyway: `momentum` and `second_moment` `[..., 1, n]`, where it has them."""
-
-
-@dataclass(frozen=True)
-class AdamW:
-    """`torch.optim.AdamW`: bias-corrected, decay decoupled (Loshchilov and Hutter 2019, arxiv.org/abs/1711.05101)."""
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    knobs: ClassVar[tuple[str, ...]] = ("beta1", "beta2", "eps")
-
-    def __post_init__(self) -> None:
-        require("base.adamw", 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
-                f"beta1 and beta2 must be in [0, 1), not {self.beta1} and {self.beta2}.")
-
-    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
-        state = {"first": like.new_zeros(like.shape), "second": like.new_zeros(like.shape)}
-        if num_tuned:
-            state |= {name: like.new_zeros(*like.shape[:-1], 1, num_tuned) for name in ("first_sum", "second_sum")}
-        return state
-
-    def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
-        squared, in_place = moment.gradient.square(), moment.in_place
-        beta1, beta2 = self._decays(knobs)
-        first, second = (torch.lerp(values, state[name], beta, out=state[name] if in_place else None)
-                         for name, values, beta in (("first", moment.gradient, beta1), ("second", squared, beta2)))
-        after = {"first": first, "second": second}
-        if knobs is None:
-            corrections = 1 - self.beta1**moment.step, 1 - self.beta2**moment.step
-            eps: Tensor | float = self.eps
-        else:
-            after |= {"first_sum": knobs.weight("beta1", self.beta1, state["first_sum"]),
-                      "second_sum": knobs.weight("beta2", self.beta2, state["second_sum"])}
-            corrections = (moment.layout.spread(after["first_sum"][..., 0, :]),
-                           moment.layout.spread(after["second_sum"][..., 0, :]))
-            eps = knobs.scaled("eps", self.eps)
-        root = (second / corrections[1]).clamp_(min=ROOT_FLOOR).sqrt_()
-        root = root.add_(eps) if in_place else root + eps
-        direction = first / corrections[0]
-        direction = direction.div_(root) if in_place else direction / root
-        if self.weight_decay:
-            direction = direction.add_(moment.params, alpha=self.weight_decay)
-        return direction, after
-
-    def _decays(self, knobs: Knobs | None) -> tuple[Any, Any]:
-        """Numbers, or tensors where they are turned."""
-        if knobs is None:
-            return self.beta1, self.beta2
-        return knobs.decay("beta1", self.beta1), knobs.decay("beta2", self.beta2)
-
-    def averages(self, state: Tree) -> Tree:
-        return {"momentum": state["first"][..., None, :], "second_moment": state["second"][..., None, :]}
 
 
 @dataclass(frozen=True)
@@ -136,4 +58,72 @@ class SGDM:
         return {"momentum": state["momentum"][..., None, :]}
 
 
-BASES: dict[str, type[Base]] = {"adamw": AdamW, "sgdm": SGDM}
+@dataclass(frozen=True)
+class Lion:
+    """The sign of an average of gradients (Chen et al. 2023, arxiv.org/abs/2302.06675), weight decay decoupled.
+
+    A sign has no slope: to meta-gradients the betas do not matter.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    knobs: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
+
+    def __post_init__(self) -> None:
+        require("base.lion", 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
+                f"beta1 and beta2 must be in [0, 1), not {self.beta1} and {self.beta2}.")
+
+    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+        return {"momentum": like.new_zeros(like.shape)}
+
+    def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
+        before = state["momentum"]
+        beta1, beta2 = ((self.beta1, self.beta2) if knobs is None
+                        else (knobs.decay("beta1", self.beta1), knobs.decay("beta2", self.beta2)))
+        direction = torch.lerp(moment.gradient, before, beta1).sign()
+        if self.weight_decay:
+            direction = direction.add(moment.params, alpha=self.weight_decay)
+        return direction, {"momentum": torch.lerp(moment.gradient, before, beta2,
+                                                  out=before if moment.in_place else None)}
+
+    def averages(self, state: Tree) -> Tree:
+        return {"momentum": state["momentum"][..., None, :]}
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """`torch.optim.RMSprop` (Tieleman and Hinton 2012) with momentum and coupled weight decay."""
+
+    alpha: float = 0.99
+    momentum: float = 0.9
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    knobs: ClassVar[tuple[str, ...]] = ("alpha", "momentum", "eps")
+
+    def __post_init__(self) -> None:
+        require("base.rmsprop", 0 <= self.alpha < 1 and 0 <= self.momentum < 1,
+                f"alpha and momentum must be in [0, 1), not {self.alpha} and {self.momentum}.")
+
+    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+        return {"second": like.new_zeros(like.shape), "steps": like.new_zeros(like.shape)}
+
+    def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
+        alpha, momentum, eps = ((self.alpha, self.momentum, self.eps) if knobs is None
+                                else (knobs.decay("alpha", self.alpha), knobs.decay("momentum", self.momentum),
+                                      knobs.scaled("eps", self.eps)))
+        gradient = moment.gradient
+        if self.weight_decay:
+            gradient = gradient.add(moment.params, alpha=self.weight_decay)
+        second = torch.lerp(gradient.square(), state["second"], alpha,
+                            out=state["second"] if moment.in_place else None)
+        steps = gradient / (second.clamp(min=ROOT_FLOOR).sqrt() + eps) + momentum * state["steps"]
+        return steps, {"second": second, "steps": steps}
+
+    def averages(self, state: Tree) -> Tree:
+        """No momentum: what is summed up are steps, not gradients."""
+        return {"second_moment": state["second"][..., None, :]}
+
+
+BASES: dict[str, type[Base]] = {
+    "adamw": AdamW, "sgdm": SGDM, "lion": Lion, "rmsprop": RMSprop, "aggmo": AggMo, "muon": Muon}

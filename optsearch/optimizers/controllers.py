@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from optsearch.optimizers import rules
+from optsearch.optimizers.gnn import GNN
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
+from optsearch.optimizers.transformer import Transformer
 from optsearch.trees import Tree
 
 
@@ -160,4 +162,5 @@ class GRU(Recurrent):
         return rules.GRU(self.hidden_size, self.num_layers)
 
 
-CONTROLLERS: dict[str, type[Controller]] = {"none": NoController, "history": History, "lstm": LSTM, "gru": GRU}
+CONTROLLERS: dict[str, type[Controller]] = {"none": NoController, "history": History, "lstm": LSTM, "gru": GRU,
+                                            "transformer": Transformer, "gnn": GNN}

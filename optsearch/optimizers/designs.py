@@ -1,14 +1,29 @@
 """Named designs: published learned optimizers, and starting points of our own."""
 
 from optsearch.errors import DesignError
-from optsearch.optimizers.controllers import History
+from optsearch.optimizers import controllers
+from optsearch.optimizers.adam import AdamW, AggMo
+from optsearch.optimizers.controllers import Controller, History
 from optsearch.optimizers.features import Features
-from optsearch.optimizers.heads import ExpMagnitude, OutputRMS, Raw
-from optsearch.optimizers.mixings import NoMixing
+from optsearch.optimizers.gnn import GNN
+from optsearch.optimizers.heads import ExpMagnitude, OutputRMS, ParameterRMS, Raw
+from optsearch.optimizers.memory import KeyValueMemory
+from optsearch.optimizers.mixings import Gated, NoMixing
+from optsearch.optimizers.muon import Muon
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.rules import LSTM, MLP, NoRule
 from optsearch.optimizers.schedules import Constant
+from optsearch.optimizers.steering import Controls
 from optsearch.optimizers.tensors import TensorFeatures
+from optsearch.optimizers.transformer import Transformer
+from optsearch.optimizers.watchful_mixings import Trust
+
+
+def _on_adamw(controller: Controller) -> LearnedOptimizer:
+    """A controller over a small MLP residual on AdamW."""
+    return LearnedOptimizer(features=Features(groups=("compact",)), head=OutputRMS(), controller=controller,
+                            controls=Controls(context_size=4, film=True))
+
 
 # One sentence each: what it is, and where it was published.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
@@ -31,10 +46,50 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
         rule=LSTM(hidden_size=20, num_layers=2, input_size=20), head=Raw(bounded=True), schedule=Constant(0.01),
         mixing=NoMixing(), base=None),
         "LSTM 20-20 on Adam's directions (Lv et al. 2017, arxiv.org/abs/1703.03633)"),
+    "star": (LearnedOptimizer(
+        features=Features(groups=("small_fc",), learn_decays=True), rule=MLP(hidden_size=4),
+        head=ExpMagnitude(spare_outputs=1), schedule=Constant(1e-3), mixing=Gated(), base=AggMo()),
+        "39-4-4-4 MLP beside Adam on aggregated momenta (Harrison et al. 2022, arxiv.org/abs/2209.11208)"),
+    "nnadam": (LearnedOptimizer(
+        rule=NoRule(), base=AdamW(weight_decay=0.0), schedule=Constant(1e-4),
+        controller=controllers.LSTM(hidden_size=32, mix="none", learns_start=True),
+        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio", "size",
+                                       "rank", "gradient_trend", "settings")),
+        controls=Controls(tunes_base=True, accumulates=True, gain=0.1)),
+        "Adam whose rate, decays and epsilon an LSTM moves for each tensor (nn_adam of google/learned_optimization)"),
+    "celo": (LearnedOptimizer(
+        features=Features(groups=("celo2",)), rule=MLP(hidden_size=4), head=ParameterRMS(spare_outputs=1),
+        schedule=Constant(1e-4), mixing=NoMixing(), base=None,
+        controller=controllers.LSTM(hidden_size=64, mix="max", learns_start=True),
+        tensors=TensorFeatures(groups=("progress", "loss"))),
+        "30-4-4-3 MLP under an LSTM's schedule (Moudgil et al. 2025, arxiv.org/abs/2501.12670)"),
+    "velo_small": (LearnedOptimizer(
+        features=Features(groups=("celo2",)), rule=MLP(hidden_size=4), head=ParameterRMS(spare_outputs=1),
+        schedule=Constant(1e-4), mixing=NoMixing(), base=None,
+        controller=controllers.LSTM(hidden_size=64, mix="max", learns_start=True),
+        tensors=TensorFeatures(groups=("progress", "loss", "momentum", "second_moment", "momentum_ratio", "rank")),
+        controls=Controls(context_size=16, film=True)),
+        "VeLO an eighth as wide, with FiLM for its bank of MLPs (Metz et al. 2022, arxiv.org/abs/2211.09760)"),
+    "transformer_256x4": (LearnedOptimizer(
+        rule=NoRule(), controller=Transformer(hidden_size=256, num_layers=4, num_heads=8, sequence_length=100)),
+        "AdamW whose learning rates a transformer sets, over tensors and over the last 100 steps"),
+    "lstm_128x2_memory1000": (LearnedOptimizer(
+        rule=NoRule(), controller=controllers.LSTM(hidden_size=128, num_layers=2, forget_bias=1.0),
+        memory=KeyValueMemory(size=1000)),
+        "AdamW whose learning rates an LSTM sets that looks up its history in a memory of 1,000 entries"),
     "opt2vec": (LearnedOptimizer(
         rule=NoRule(), schedule=Constant(0.01), controller=History(length=5, hidden_size=32, embedding_size=16),
-        tensors=TensorFeatures(groups=("log_loss", "gradient", "settings"))),
+        tensors=TensorFeatures(groups=("log_loss", "gradient", "settings")), controls=Controls(gain=3.0)),
         "AdamW whose learning rate a tensor comes from its last 5 losses, gradient norms and rates"),
+    "adamw_lstm": (_on_adamw(controllers.LSTM(hidden_size=32)),
+                   "MLP residual on AdamW, under an LSTM a tensor"),
+    "adamw_transformer": (_on_adamw(Transformer(hidden_size=32, num_layers=2, num_heads=4, sequence_length=16)),
+                          "MLP residual on AdamW, under a transformer over tensors and steps"),
+    "adamw_gnn": (_on_adamw(GNN(hidden_size=32, num_layers=2)),
+                  "MLP residual on AdamW, under a graph network over the model's layers"),
+    "muon_trust": (LearnedOptimizer(features=Features(groups=("compact",)), head=OutputRMS(), mixing=Trust(),
+                                    base=Muon()),
+                   "MLP on Muon, left alone where the learned step goes astray"),
 }
 
 

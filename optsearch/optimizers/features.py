@@ -100,6 +100,20 @@ SHARED_GROUPS: dict[str, Callable[[Moment], Tensor]] = {
     "progress": lambda moment: torch.tanh(
         PROGRESS_GAIN * (moment.progress - moment.progress.new_tensor(PROGRESS_CENTRES))),
 }
+# The decays whose averages a group is made from; a group that isn't here is made from what is seen at this step alone.
+DECAYS: dict[str, tuple[str, ...]] = {
+    "momentum": ("momentum_decays",),
+    "second_moment": ("second_moment_decay",),
+    "normalised_momentum": ("momentum_decays", "second_moment_decay"),
+    "normalised_gradient": ("second_moment_decay",),
+    "rsqrt_second_moment": ("second_moment_decay",),
+    "factored_gradient": ("factored_decays",),
+    "factored_momentum": ("momentum_decays", "factored_decays"),
+    "corrected_momentum": ("momentum_decays", "second_moment_decay"),
+    "corrected_gradient": ("second_moment_decay",),
+    "rows_and_columns": ("factored_decays",),
+    "rsqrt_rows_and_columns": ("factored_decays",),
+}
 # Those that need Adam's bias correction.
 ADAM_GROUPS = ("corrected_momentum", "corrected_gradient")
 FEATURE_GROUPS = (*PARAMETER_GROUPS, *LINE_GROUPS, *SHARED_GROUPS)
@@ -120,8 +134,8 @@ GROUP_SETS: dict[str, tuple[str, ...]] = {
 class Features:
     """Groups of features over shared running averages.
 
-    `normalize` divides each feature by its root mean square over the tensor. `learn_decays` makes the decays
-    weights. `groups` are names of `FEATURE_GROUPS`, or one name of `GROUP_SETS`.
+    `normalize` divides each feature by its root mean square over the tensor. `learn_decays` makes weights
+    of the decays that groups are made from. `groups` are names of `FEATURE_GROUPS`, or one name of `GROUP_SETS`.
     """
 
     groups: tuple[str, ...] = ("small_fc",)
@@ -173,8 +187,10 @@ class Features:
     def init_weights(self) -> Tree:
         if not self.learn_decays:
             return {}
-        return {"momentum_decays": torch.zeros(len(self.momentum_decays)), "second_moment_decay": torch.zeros(1),
-                "factored_decays": torch.zeros(len(self.factored_decays))}
+        lengths = {"momentum_decays": len(self.momentum_decays), "second_moment_decay": 1,
+                   "factored_decays": len(self.factored_decays)}
+        read = {decay for name in self.names for decay in DECAYS.get(name, ())}
+        return {name: torch.zeros(length) for name, length in lengths.items() if name in read}
 
     def init(self, layout: Layout, like: Tensor) -> Tree:
         """Zero averages; leading dimensions as those of `like` `[*batch, n]`."""

@@ -182,7 +182,8 @@ class Layout:
                 yield Piece(index, segment, 0, num_rows)
                 continue
             step = max(1, BLOCK_SIZE // width)
-            for first in range(0, num_rows, step):
+            # An empty vector has a piece too: there must be one where nothing else is.
+            for first in range(0, num_rows if segment.is_matrix else max(1, num_rows), step):
                 yield Piece(index, segment, first, min(first + step, num_rows))
 
     @staticmethod

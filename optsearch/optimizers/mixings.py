@@ -5,22 +5,11 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from optsearch.optimizers.candidates import Candidates
 from optsearch.optimizers.moment import Moment
+from optsearch.optimizers.part import require
+from optsearch.optimizers.watchful_mixings import Adaptive, Trust
 from optsearch.trees import Tree
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What a mixing chooses from: directions `[..., n]`, uphill both.
-
-    `rates` `[..., tensors]` are the learning rates that the step will have; `gate` `[..., n]` is an output of the rule
-    or of the controller, 0 at the start, for mixings that ask for one.
-    """
-
-    learned: Tensor
-    base: Tensor
-    rates: Tensor
-    gate: Tensor | None = None
 
 
 class Mixing(Protocol):
@@ -80,4 +69,18 @@ class Gated(Stateless):
         return (2 * candidates.gate.sigmoid()) * candidates.base + candidates.learned, {}
 
 
-MIXINGS: dict[str, type[Mixing]] = {"none": NoMixing, "residual": Residual, "gated": Gated}
+@dataclass(frozen=True)
+class Fixed(Stateless):
+    """base + share · learned, with a share above 0 and at most 1."""
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        require("mixing.fixed", 0 < self.share <= 1, f"share must be in (0, 1], not {self.share}.")
+
+    def mix(self, candidates: Candidates, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
+        return candidates.base + self.share * candidates.learned, {}
+
+
+MIXINGS: dict[str, type[Mixing]] = {"none": NoMixing, "residual": Residual, "gated": Gated, "fixed": Fixed,
+                                    "adaptive": Adaptive, "trust": Trust}

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from optsearch.errors import DesignError
-from optsearch.optimizers.bases import BASES, AdamW, Base
+from optsearch.optimizers.adam import AdamW
+from optsearch.optimizers.bases import BASES, Base
+from optsearch.optimizers.candidates import Candidates
 from optsearch.optimizers.controllers import CONTROLLERS, Controller, NoController
+from optsearch.optimizers.costs import ONE_LAYER, Costs, costs_of
 from optsearch.optimizers.features import Features
-from optsearch.optimizers.graph import graph_of
+from optsearch.optimizers.graph import Structure, structure_of
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, Head
 from optsearch.optimizers.inputs import CONTEXT, FILM, Inputs
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.memory import MEMORIES, Memory, NoMemory
-from optsearch.optimizers.mixings import MIXINGS, Candidates, Mixing, Residual
-from optsearch.optimizers.model_graph import ModelGraph
-from optsearch.optimizers.moment import Moment
+from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
+from optsearch.optimizers.moment import Moment, Observation
 from optsearch.optimizers.part import Config, part_from_config, part_to_config
 from optsearch.optimizers.rules import MLP, RULES, NoRule, Rule, init_layer, linear
 from optsearch.optimizers.schedules import SCHEDULES, Progress, Schedule
@@ -42,25 +44,6 @@ PARTS: dict[str, Mapping[str, type]] = {
     "features": {"groups": Features}, "rule": RULES, "head": HEADS, "schedule": SCHEDULES, "mixing": MIXINGS,
     "base": BASES, "controller": CONTROLLERS, "tensors": {"groups": TensorFeatures}, "memory": MEMORIES,
     "controls": {"settings": Controls}}
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What an optimizer sees at one step; leaves are `[*batch, *shape]`.
-
-    `progress` `[*batch, 1]` is the part of the run that lies behind, None where the horizon is unknown.
-    `weight_decay` is decoupled, on top of what the design has itself. `loss` `[*batch, 1]` is that of the batch, and
-    `num_steps` `[*batch, 1]` the length of the run, None where nobody told them; `graph` is that of the model, None
-    where names and shapes must do. Only controllers and some mixings look at these three.
-    """
-
-    gradients: Tree
-    params: Tree
-    progress: Tensor | None = None
-    weight_decay: float = 0.0
-    loss: Tensor | None = None
-    num_steps: Tensor | None = None
-    graph: ModelGraph | None = None
 
 
 @dataclass(frozen=True)
@@ -118,13 +101,14 @@ class LearnedOptimizer:
         return int(self.mixing.has_gate and not self.has_controller)
 
     @property
-    def _context_size(self) -> int:
+    def context_size(self) -> int:
+        """Numbers a tensor that the controller tells the rule."""
         return self.controls.context_size if self.has_controller and self.has_rule else 0
 
     def init_weights(self, generator: torch.Generator) -> Tree:
         """Weights to start from: random, with a zero readout where a base carries the first steps."""
         num_outputs = self.head.num_outputs + self._num_gates + self.head.num_spare
-        num_context, film = (0, self._context_size) if self.controls.film else (self._context_size, 0)
+        num_context, film = (0, self.context_size) if self.controls.film else (self.context_size, 0)
         rule = self.rule.init_weights(generator, self.features.num_inputs + num_context, num_outputs)
         if self.base is not None:
             rule |= {name: torch.zeros_like(leaf) for name, leaf in rule.items() if name.startswith("output.")}
@@ -163,8 +147,7 @@ class LearnedOptimizer:
                                     self._gate(layout, settings, found.pop(GATE)))
             direction, mixed = self.mixing.mix(candidates, moment, within("mixing", state))
             after |= prefixed("rule", found) | prefixed("mixing", mixed)
-        if observation.weight_decay:
-            direction = direction + observation.weight_decay * moment.params
+        direction = moment.decayed(direction, observation.weight_decay)
         update = -rates * direction if settings is None else layout.times(direction, -rates)
         return layout.unflatten(update), {"step": moment.step} | prefixed("features", averages) | after | steered
 
@@ -227,9 +210,23 @@ class LearnedOptimizer:
                 whole[name][..., place] = leaf
         return whole
 
+    @cached_property
+    def structure(self) -> Structure:
+        """The parts and layers that take part, and what flows between them."""
+        return structure_of(self)
+
     def graph(self) -> "networkx.DiGraph[str]":
-        """The parts and what flows between them, as a directed acyclic graph."""
-        return graph_of(self.features, self.to_config())
+        """`structure` as a directed acyclic graph from "observation" to "step"."""
+        return self.structure.graph()
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits, the same for designs that compute the same from the same weights."""
+        return self.structure.fingerprint
+
+    def costs(self, params: Tree | Layout = ONE_LAYER) -> Costs:
+        """What a step of these params costs; by default of one layer with 128 inputs and 128 outputs."""
+        return costs_of(self, params if isinstance(params, Layout) else Layout.of(params))
 
     def to_config(self) -> dict[str, Config]:
         """The design as plain data; `from_config` is the inverse."""
@@ -247,8 +244,3 @@ class LearnedOptimizer:
         if not mixing.has_base:
             parts["base"] = None
         return LearnedOptimizer(**parts)
-
-
-def num_weights(design: LearnedOptimizer) -> int:
-    """How many numbers are meta-learned."""
-    return sum(leaf.numel() for leaf in design.init_weights(torch.Generator().manual_seed(0)).values())

@@ -6,16 +6,19 @@ import torch
 from torch import Tensor
 
 from optsearch.optimizers import rules
-from optsearch.optimizers.bases import Knobs
 from optsearch.optimizers.controllers import Controller, NoController
+from optsearch.optimizers.gnn import GNN
+from optsearch.optimizers.knobs import Knobs
 from optsearch.optimizers.memory import Memory
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
-from optsearch.optimizers.tensors import Scene, TensorFeatures
+from optsearch.optimizers.tensors import READ_GRAPH, Scene, TensorFeatures
 from optsearch.trees import Tree, prefixed, within
 
 # How far, in natural logarithms, settings may stray from where they start.
 FARTHEST = 20.0
+# Where the state keeps what the controller last set, and what it made of each tensor, `[..., k, tensors]`.
+SETTINGS, EMBEDDING = "controls.settings", "controls.embedding"
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,24 @@ class Steering:
         return isinstance(self.controller, NoController)
 
     @property
+    def reads_graph(self) -> bool:
+        """Whether it matters what is known of the model beside the shapes of its tensors."""
+        return isinstance(self.controller, GNN) or (not self.is_idle and not READ_GRAPH.isdisjoint(self.tensors.groups))
+
+    @property
     def num_settings(self) -> int:
         """Logarithms that are set a tensor: of the learning rate and of the knobs."""
         return 1 + len(self.knobs)
 
     @property
-    def _kept(self) -> dict[str, int]:
+    def kept(self) -> dict[str, int]:
+        """The widths of what tensor features may be made from."""
         return {"momentum": self.num_momenta, "second_moment": self.num_second_moments, "settings": self.num_settings}
 
     @property
     def num_inputs(self) -> int:
         """What the controller sees of each tensor."""
-        return self.tensors.num_inputs(self._kept) + self.memory.num_read
+        return self.tensors.num_inputs(self.kept) + self.memory.num_read
 
     @property
     def num_outputs(self) -> int:
@@ -97,7 +106,7 @@ class Steering:
         controls = {name: torch.zeros_like(leaf) for name, leaf in readout.items()}
         if self.controls.accumulates:
             controls["start"] = torch.zeros(self.num_settings)
-        return (prefixed("memory", self.memory.init_weights(generator, self.tensors.num_inputs(self._kept)))
+        return (prefixed("memory", self.memory.init_weights(generator, self.tensors.num_inputs(self.kept)))
                 | prefixed("controller", self.controller.init_weights(generator, self.num_inputs))
                 | prefixed("controls", controls))
 
@@ -105,26 +114,25 @@ class Steering:
         if self.is_idle:
             return {}
         batch = like.shape[:-1]
-        controls = {"settings": like.new_zeros(*batch, self.num_settings, num_tensors),
-                    "embedding": like.new_zeros(*batch, self.controller.embedding_size, num_tensors)}
+        controls = {SETTINGS: like.new_zeros(*batch, self.num_settings, num_tensors),
+                    EMBEDDING: like.new_zeros(*batch, self.controller.embedding_size, num_tensors)}
         return (prefixed("tensors", self.tensors.init(like, num_tensors))
                 | prefixed("memory", self.memory.init(like, num_tensors))
-                | prefixed("controller", self.controller.init(like, num_tensors, self.num_inputs))
-                | prefixed("controls", controls))
+                | prefixed("controller", self.controller.init(like, num_tensors, self.num_inputs)) | controls)
 
     def update(self, weights: Tree, moment: Moment, averages: Tree, state: Tree) -> tuple[Settings | None, Tree]:
         """What is set at this step, None where nothing ever is, and the next state."""
         if self.is_idle:
             return None, {}
-        scene = Scene(moment, averages, state["controls.settings"], within("tensors", state))
-        seen, trends = self.tensors.observe(scene, self._kept)
+        scene = Scene(moment, averages, state[SETTINGS], within("tensors", state))
+        seen, trends = self.tensors.observe(scene, self.kept)
         read, memory = self.memory.update(within("memory", weights), seen, within("memory", state))
         values = torch.cat([seen, read], -2) if self.memory.num_read else seen
         embedding, hidden = self.controller.update(within("controller", weights), values, moment,
                                                    within("controller", state))
-        settings, logs = self._settings(within("controls", weights), moment, embedding, state["controls.settings"])
+        settings, logs = self._settings(within("controls", weights), moment, embedding, state[SETTINGS])
         return settings, (prefixed("tensors", trends) | prefixed("memory", memory) | prefixed("controller", hidden)
-                          | {"controls.settings": logs, "controls.embedding": embedding})
+                          | {SETTINGS: logs, EMBEDDING: embedding})
 
     def _settings(self, weights: Tree, moment: Moment, embedding: Tensor, before: Tensor) -> tuple[Settings, Tensor]:
         outputs = rules.linear(weights, "output", embedding)

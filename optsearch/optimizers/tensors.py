@@ -68,13 +68,14 @@ def _one_hot(index: int, length: int) -> list[float]:
 
 
 def _kind(scene: Scene) -> Tensor:
-    kinds = scene.moment.model.kinds
-    return scene.of_tensors([_one_hot(KINDS.index(kinds[name]), len(KINDS)) for name, _ in scene.moment.layout.shapes])
+    model = scene.moment.model
+    return scene.of_tensors([_one_hot(KINDS.index(model.kind(name)), len(KINDS))
+                             for name, _ in scene.moment.layout.shapes])
 
 
 def _depth(scene: Scene) -> Tensor:
-    depths = scene.moment.model.depths
-    return scene.of_tensors([[depths[name]] for name, _ in scene.moment.layout.shapes])
+    model = scene.moment.model
+    return scene.of_tensors([[model.depth(name)] for name, _ in scene.moment.layout.shapes])
 
 
 def _loss_decays(scene: Scene) -> Tensor:
@@ -160,6 +161,7 @@ WIDTHS = {"gradient_trend": len(TREND_LENGTHS), "size": 2, "rank": MAX_RANK + 1,
           "loss": NUM_AVERAGES - 1, "progress": len(PROGRESS_CENTRES)}
 # Those as wide as what the design keeps; where it keeps none of them, they are left out.
 KEPT = {"momentum": "momentum", "momentum_ratio": "momentum", "second_moment": "second_moment", "settings": "settings"}
+READ_GRAPH = frozenset({"kind", "depth"})
 DEFAULT_GROUPS = ("gradient", "parameter", "momentum", "second_moment", "size", "loss", "progress")
 
 

@@ -5,7 +5,7 @@ from math import log
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optsearch.tasks.family import TaskFamily
 from optsearch.trees import Tree
@@ -28,6 +28,10 @@ class Reparametrized(TaskFamily):
     def of(family: TaskFamily, most: float) -> "Reparametrized":
         return Reparametrized(name=family.name, domain=family.domain, loss_cap=family.loss_cap,
                               batch_size=family.batch_size, data=family.data, original=family, most=most)
+
+    @property
+    def module(self) -> nn.Module | None:
+        return self.original.module
 
     def sample(self, generator: torch.Generator) -> Tree:
         exponent = (2 * torch.rand((), generator=generator) - 1) * log(self.most)
@@ -54,6 +58,10 @@ class LowPrecision(TaskFamily):
     def of(family: TaskFamily) -> "LowPrecision":
         return LowPrecision(name=family.name, domain=family.domain, loss_cap=family.loss_cap,
                             batch_size=family.batch_size, data=family.data, original=family)
+
+    @property
+    def module(self) -> nn.Module | None:
+        return self.original.module
 
     def sample(self, generator: torch.Generator) -> Tree:
         return self.original.sample(generator)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optsearch.trees import Tree
 
@@ -66,6 +66,11 @@ class TaskFamily(ABC):
     @abstractmethod
     def loss(self, params: Tree, batch: Tree) -> Tensor:
         """Mean loss `()` over a batch: rows of one split and the leaves of the task, in one tree."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that the params are those of, where there is one; its own values mean nothing."""
+        return None
 
     def on(self, device: torch.device | str) -> Self:
         """The same family with its data on `device`."""

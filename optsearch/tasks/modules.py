@@ -29,6 +29,10 @@ class ModuleFamily(TaskFamily):
     skeleton: nn.Module
     num_fields: int
 
+    @property
+    def module(self) -> nn.Module:
+        return self.skeleton
+
     def sample(self, generator: torch.Generator) -> Tree:
         return prefixed("frozen", {name: param.detach() for name, param in self.skeleton.named_parameters()
                                    if not param.requires_grad})

@@ -1,0 +1,103 @@
+"""Adam with decoupled weight decay, and its relative without bias correction."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from optsearch.optimizers.accumulators import ROOT_FLOOR, averaged, decay
+from optsearch.optimizers.knobs import Knobs
+from optsearch.optimizers.moment import Moment
+from optsearch.optimizers.part import require
+from optsearch.trees import Tree
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """`torch.optim.AdamW`: bias-corrected, decay decoupled (Loshchilov and Hutter 2019, arxiv.org/abs/1711.05101)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    knobs: ClassVar[tuple[str, ...]] = ("beta1", "beta2", "eps")
+
+    def __post_init__(self) -> None:
+        require("base.adamw", 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
+                f"beta1 and beta2 must be in [0, 1), not {self.beta1} and {self.beta2}.")
+
+    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+        state = {"first": like.new_zeros(like.shape), "second": like.new_zeros(like.shape)}
+        if num_tuned:
+            state |= {name: like.new_zeros(*like.shape[:-1], 1, num_tuned) for name in ("first_sum", "second_sum")}
+        return state
+
+    def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
+        squared, in_place = moment.gradient.square(), moment.in_place
+        beta1, beta2 = self._decays(moment, knobs)
+        first, second = (torch.lerp(values, state[name], beta, out=state[name] if in_place else None)
+                         for name, values, beta in (("first", moment.gradient, beta1), ("second", squared, beta2)))
+        after = {"first": first, "second": second}
+        if knobs is None:
+            corrections = 1 - self.beta1**moment.step, 1 - self.beta2**moment.step
+            eps: Tensor | float = self.eps
+        else:
+            after |= {"first_sum": knobs.weight("beta1", self.beta1, state["first_sum"]),
+                      "second_sum": knobs.weight("beta2", self.beta2, state["second_sum"])}
+            corrections = (moment.layout.spread(after["first_sum"][..., 0, :]),
+                           moment.layout.spread(after["second_sum"][..., 0, :]))
+            eps = knobs.scaled("eps", self.eps)
+        root = (second / corrections[1]).clamp_(min=ROOT_FLOOR).sqrt_()
+        root = root.add_(eps) if in_place else root + eps
+        direction = first / corrections[0]
+        direction = direction.div_(root) if in_place else direction / root
+        if self.weight_decay:
+            direction = direction.add_(moment.params, alpha=self.weight_decay)
+        return direction, after
+
+    def _decays(self, moment: Moment, knobs: Knobs | None) -> tuple[Any, Any]:
+        """Numbers, or tensors where they are turned."""
+        if knobs is None:
+            return self.beta1, self.beta2
+        return knobs.decay("beta1", self.beta1), knobs.decay("beta2", self.beta2)
+
+    def averages(self, state: Tree) -> Tree:
+        return {"momentum": state["first"][..., None, :], "second_moment": state["second"][..., None, :]}
+
+
+@dataclass(frozen=True)
+class AggMo:
+    """The mean over momenta of several decays, over the root of one second moment, without bias correction.
+
+    STAR's nominal term (Harrison et al. 2022, arxiv.org/abs/2209.11208), with weight decay decoupled.
+    """
+
+    betas: tuple[float, ...] = (0.9, 0.99, 0.999)
+    beta2: float = 0.999
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    knobs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        require("base.aggmo", bool(self.betas) and all(0 <= value < 1 for value in (*self.betas, self.beta2)),
+                f"betas must be one or more in [0, 1) and beta2 in [0, 1), not {self.betas} and {self.beta2}.")
+        require("base.aggmo", self.eps > 0, f"eps must be above 0, not {self.eps}.")
+
+    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+        *batch, num_parameters = like.shape
+        return {"momenta": like.new_zeros(*batch, len(self.betas), num_parameters),
+                "second": like.new_zeros(like.shape)}
+
+    def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
+        momenta = averaged(state["momenta"], moment.gradient, decay(self.betas, None, moment.gradient),
+                           in_place=moment.in_place)
+        second = torch.lerp(moment.gradient.square(), state["second"], self.beta2,
+                            out=state["second"] if moment.in_place else None)
+        direction = momenta.mean(-2) * (second + self.eps).rsqrt()
+        if self.weight_decay:
+            direction = direction.add(moment.params, alpha=self.weight_decay)
+        return direction, {"momenta": momenta, "second": second}
+
+    def averages(self, state: Tree) -> Tree:
+        return {"momentum": state["momenta"].mean(-2, keepdim=True), "second_moment": state["second"][..., None, :]}

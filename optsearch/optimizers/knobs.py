@@ -1,0 +1,35 @@
+"""Knobs: what a controller turns in a base."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from optsearch.optimizers.layout import Layout
+from optsearch.trees import Tree
+
+# However slow a controller makes an average, this much of it is new at each step.
+LEAST_NEWS = 1e-6
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What a controller changes in a base: by knob, an offset of its logarithm `[..., tensors]`."""
+
+    layout: Layout
+    offsets: Tree
+
+    def decay(self, name: str, value: float) -> Tensor:
+        """The decay of each parameter; an offset acts on 1 - decay."""
+        return self.layout.spread(self._decay(name, value))
+
+    def scaled(self, name: str, value: float) -> Tensor:
+        """A positive number of each parameter."""
+        return self.layout.spread(value * self.offsets[name].exp())
+
+    def weight(self, name: str, value: float, before: Tensor) -> Tensor:
+        """The sum of an average's weights `[..., 1, tensors]`, which its bias correction divides by."""
+        decay = self._decay(name, value)[..., None, :]
+        return decay * before + (1 - decay)
+
+    def _decay(self, name: str, value: float) -> Tensor:
+        return 1 - ((1 - value) * self.offsets[name].exp()).clamp(LEAST_NEWS, 1)

@@ -1,0 +1,80 @@
+"""Muon: momentum whose singular values are all made about 1, matrix by matrix."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from optsearch.optimizers.adam import AdamW
+from optsearch.optimizers.knobs import Knobs
+from optsearch.optimizers.layout import joined
+from optsearch.optimizers.moment import Moment
+from optsearch.optimizers.part import require
+from optsearch.trees import Tree
+
+# Of x, x³ and x⁵: steepest at 0 of those that lead all of 0..1 to about 1 (Jordan et al. 2024).
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NORM_FLOOR = 1e-7
+# The root mean square of AdamW's steps (Liu et al. 2025, arxiv.org/abs/2502.16982).
+ADAMW_SIZE = 0.2
+
+
+@dataclass(frozen=True)
+class Muon(AdamW):
+    """Orthogonalised Nesterov momentum for tensors of two and more dimensions, AdamW for all others.
+
+    Jordan et al. 2024, kellerjordan.github.io/posts/muon. Matrices' steps are as large as AdamW's, so that one learning
+    rate serves both (Liu et al. 2025, arxiv.org/abs/2502.16982): `match_rms_adamw` of `torch.optim.Muon`. Tensors of
+    more dimensions are seen as their first against all others. `momentum` and `num_iterations` (Newton-Schulz, in the
+    precision of the gradient) are the matrices', `beta1`, `beta2` and `eps` the others', `weight_decay` is everyone's.
+    Second moments are kept of matrices too, though only controllers look at these.
+    """
+
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    num_iterations: int = 5
+    knobs: ClassVar[tuple[str, ...]] = ("momentum", "beta1", "beta2", "eps")
+
+    def __post_init__(self) -> None:
+        require("base.muon", all(0 <= decay < 1 for decay in (self.momentum, self.beta1, self.beta2)),
+                f"momentum, beta1 and beta2 must be in [0, 1), not {self.momentum}, {self.beta1} and {self.beta2}.")
+        require("base.muon", self.num_iterations > 0, f"num_iterations must be at least 1, not {self.num_iterations}.")
+
+    def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
+        layout = moment.layout
+        adapted, after = super().direction(moment, state, knobs)
+        ahead = torch.lerp(moment.gradient, after["first"], self._decays(moment, knobs)[0])
+        parts = [part.flatten(-2) for part in layout.per_segment(adapted)]
+        for index, (segment, part, params) in enumerate(zip(
+                layout.segments, layout.per_segment(ahead), layout.per_segment(moment.params), strict=True)):
+            if segment.is_matrix:
+                matrices = orthogonal(part.unflatten(-1, segment.matrix), self.num_iterations)
+                scaled = ADAMW_SIZE * max(segment.matrix)**0.5 * matrices.flatten(-2)
+                parts[index] = scaled.add(params, alpha=self.weight_decay).flatten(-2)
+        return joined(parts), after
+
+    def _decays(self, moment: Moment, knobs: Knobs | None) -> tuple[Any, Any]:
+        """The first is `momentum` for matrices and `beta1` for all others."""
+        beta1, beta2 = super()._decays(moment, knobs)
+        momentum = self.momentum if knobs is None else knobs.decay("momentum", self.momentum)
+        of_tensors = [float(segment.is_matrix) for segment in moment.layout.segments for _ in range(segment.copies)]
+        is_matrix = moment.layout.spread(moment.gradient.new_tensor(of_tensors))
+        return beta1 + is_matrix * (momentum - beta1), beta2
+
+
+def orthogonal(matrices: Tensor, num_iterations: int) -> Tensor:
+    """`[..., rows, columns]` with the same singular vectors and singular values of about 1.
+
+    After 5 iterations they are in 0.68..1.21, where they were above 1/500 of the Frobenius norm; others are below.
+    """
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    values = matrices.mT if is_tall else matrices
+    squares = values.square().sum((-2, -1), keepdim=True)
+    values = values / squares.clamp(min=NORM_FLOOR**2).sqrt()
+    linear, cubic, quintic = COEFFICIENTS
+    for _ in range(num_iterations):
+        gram = values @ values.mT
+        values = linear * values + (cubic * gram + quintic * (gram @ gram)) @ values
+    return values.mT if is_tall else values
