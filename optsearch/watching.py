@@ -6,8 +6,8 @@ from math import exp
 
 from optsearch import progress
 from optsearch.search.definition import StudyDefinition
+from optsearch.search.events import Event
 from optsearch.search.study import Store, summary
-from optsearch.search.workers import Event
 
 
 def run_and_watch(store: Store, name: str, slots: Sequence[str], num_trials: int, *, quiet: bool = False) -> None:

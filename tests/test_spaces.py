@@ -1,18 +1,23 @@
 """Search spaces: TOML rows become Optuna distributions, and every mistake is named before a trial runs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from optsearch.errors import SpaceError, StudyError
 from optsearch.meta_training import MetaTraining
-from optsearch.optimizers import LSTM, MLP, LearnedOptimizer
+from optsearch.optimizers import LSTM, MLP, LearnedOptimizer, Observation
+from optsearch.optimizers.mixings import Residual
+from optsearch.optimizers.optimizer import PARTS
 from optsearch.search import resources
 from optsearch.search.definition import StudyDefinition, define, preset
-from optsearch.search.spaces import load_space, parse_space, trial_suggest
+from optsearch.search.rows import Suggest, extremes, random_suggest, trial_suggest
+from optsearch.search.spaces import load_space, parse_space
 
 SPACE = """
 description = "a small one"
@@ -33,6 +38,28 @@ beta1 = { low = 0.8, high = 0.95 }
 meta_lr = { low = 1e-4, high = 1e-2, log = true }
 num_tasks = 2
 """
+
+
+SWITCHED = """
+[features.groups]
+rows_and_columns = [true, false]
+momentum = true
+time = false
+[controller]
+kind = ["none", "gru"]
+[tensors.groups]
+gradient = true
+loss = [false, true]
+[controls]
+context_size = [0, 4]
+film = [true, false]
+"""
+DRAW = random_suggest(seed=0)
+_TRANSFORMER = '[controller]\nkind = "transformer"\n[controller.transformer]\nattends = ["tensors", "both"]\n'
+
+
+def _switches(rows: str) -> str:
+    return f"[features.groups]\n{rows}\n[rule]"
 
 
 def sampled(name: str, num_trials: int = 60) -> list[tuple[optuna.Trial, LearnedOptimizer, MetaTraining]]:
@@ -62,14 +89,91 @@ def test_rows_of_a_part_are_asked_only_where_it_is_chosen() -> None:
         assert settings.num_tasks == 2
 
 
+def test_groups_are_switched_one_by_one_and_keep_their_order() -> None:
+    space = parse_space("switched", SWITCHED)
+    rows = dict(space.rows())
+    assert rows["features.groups.rows_and_columns"] == CategoricalDistribution([True, False])
+    assert (rows["features.groups.momentum"], rows["features.groups.time"]) == (True, False)
+    seen: set[Any] = set()
+    for _ in range(60):
+        asked: dict[str, Any] = {}
+        design, _ = space.suggest(recorded(asked))
+        lines = ("rows_and_columns",) if asked["features.groups.rows_and_columns"] else ()
+        assert design.features.groups == (*lines, "momentum")
+        if design.has_controller:
+            assert design.tensors.groups == ("gradient", *(("loss",) if asked["tensors.groups.loss"] else ()))
+        seen.add((design.features.groups, design.tensors.groups))
+    assert len(seen) == 6
+
+
+def test_what_would_change_nothing_is_not_asked() -> None:
+    text = SWITCHED + '[rule]\nkind = ["mlp", "none"]\n[head]\nkind = ["raw", "output_rms"]\n' + (
+        '[mixing]\nkind = ["none", "residual", "gated"]\n[base]\nkind = ["adamw", "sgdm"]\n'
+        '[schedule]\nkind = ["constant", "progress"]\n')
+    space = parse_space("switched", text)
+    for _ in range(100):
+        asked: dict[str, Any] = {}
+        design, _ = space.suggest(recorded(asked))
+        slots = {name.partition(".")[0] for name in asked}
+        assert ({"features", "head", "mixing"} & slots == {"features", "head", "mixing"}) == design.has_rule
+        assert ("tensors" in slots) == design.has_controller
+        assert ("controls" in slots) == (design.has_controller and design.has_rule)
+        assert ("controls.film" in asked) == bool(asked.get("controls.context_size"))
+        assert ("base" in slots) == (design.base is not None)
+        assert ("schedule" in slots) == (design.has_rule or design.has_controller)
+        if not design.has_rule:
+            assert isinstance(design.mixing, Residual)
+
+
+def recorded(asked: dict[str, Any]) -> Suggest:
+    """Random suggestions that are written down."""
+    def suggest(name: str, distribution: BaseDistribution) -> Any:
+        return asked.setdefault(name, DRAW(name, distribution))
+
+    return suggest
+
+
 @pytest.mark.parametrize("name", resources.names(resources.SPACES))
 def test_every_shipped_space_gives_designs(name: str) -> None:
-    space = load_space(name)
+    space, draw = load_space(name), random_suggest(seed=1)
     assert space.description
-    designs = {design for _, design, _ in sampled(name)}
-    assert len(designs) > 20
-    for design in designs:
+    points = [space.suggest(draw) for _ in range(200)]
+    configs = [design.to_config() for design, _ in points]
+    assert len({design for design, _ in points}) > 50
+    for slot, part in space.parts.items():
+        if slot in PARTS:
+            assert {config[slot]["kind"] for config in configs if slot in config} >= set(extremes(part.kind))
+    for design, settings in points:
         assert LearnedOptimizer.from_config(design.to_config()) == design
+        assert replace(settings, horizon=space.longest_truncation)
+        assert design.init_weights(torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", resources.names(resources.SPACES))
+def test_designs_of_every_shipped_space_take_finite_steps(name: str) -> None:
+    space, draw = load_space(name), random_suggest(seed=2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        design, _ = space.suggest(draw)
+        params = {"0.weight": torch.randn(3, 4, generator=generator), "0.bias": torch.zeros(3)}
+        weights, state = design.init_weights(generator), design.init(params)
+        for _ in range(3):
+            gradients = {key: torch.randn(leaf.shape, generator=generator) for key, leaf in params.items()}
+            seen = Observation(gradients, params, torch.tensor([0.5]), loss=torch.ones(1), num_steps=torch.ones(1))
+            updates, state = design.update(weights, seen, state)
+            params = {key: params[key] + update for key, update in updates.items()}
+        assert all(leaf.isfinite().all() for leaf in params.values())
+
+
+def test_thirty_trials_of_all_meet_every_family() -> None:
+    """All but two in a hundred times, for each family."""
+    space, draw = load_space("all"), random_suggest(seed=3)
+    families = [{f"{slot} {part['kind']}" for slot, part in space.suggest(draw)[0].to_config().items()}
+                for _ in range(600)]
+    for members in ({"rule mlp"}, {"rule lstm", "rule gru"}, {"controller transformer"}, {"controller gnn"},
+                    {"controller history"}, {"mixing fixed", "mixing gated", "mixing adaptive", "mixing trust"}):
+        share = sum(bool(members & family) for family in families) / len(families)
+        assert (1 - share) ** 30 < 0.02, members
 
 
 @pytest.mark.parametrize("name", resources.names(resources.STUDIES))
@@ -82,7 +186,7 @@ def test_every_shipped_study_is_one(name: str) -> None:
 @pytest.mark.parametrize(("change", "words"), [
     (("[rule]", "[roule]"), ("`roule`", "Parts:", "rule")),
     (("hidden_size = { low = 4", "hiden_size = { low = 4"), ("rule.mlp.hiden_size", "hidden_size")),
-    (('"lstm"]', '"gru"]'), ("rule.kind", "`gru`", "lstm")),
+    (('"lstm"]', '"rnn"]'), ("rule.kind", "`rnn`", "lstm")),
     (('kind = ["mlp", "lstm"]', 'kind = "mlp"'), ("rule.lstm", "never be used")),
     (("low = 4, high = 32", "low = 40, high = 32"), ("rule.mlp.hidden_size", "40", "empty")),
     (("low = 4, high = 32", "low = 0, high = 32"), ("rule.mlp.hidden_size",)),
@@ -94,6 +198,18 @@ def test_every_shipped_study_is_one(name: str) -> None:
     (("num_tasks = 2", "num_task = 2"), ("meta_training.num_task", "num_tasks")),
     (("[mixing]\nkind", "[mixing]\nkinds"), ("mixing", "no row `kind`")),
     (("[rule]", "[rule"), ("not valid TOML",)),
+    (("[base]", "[controls]\ngain = 2.0\n[base]"), ("controls", "controller", "never be used")),
+    (('kind = ["none", "residual"]', 'kind = "none"'), ("base", "mixing", "never be used")),
+    (("num_tasks = 2", "horizon = 40"), ("meta_training.horizon", "never be used")),
+    (("num_tasks = 2", "truncation = [20, 30, 40]"), ("num_meta_losses (4)", "truncation = 30")),
+    (('["mlp", "lstm"]', '["mlp", "lstm", "none"]\n[schedule]\nkind = "constant"'), ("schedule.kind", "progress")),
+    (("[rule]", _switches("momentum = [true, false]")), ("features.groups", "momentum", "no group is true")),
+    (("[rule]", _switches("momentum = 1")), ("features.groups.momentum", "true, false or [true, false]")),
+    (("[rule]", _switches("momentum = true\nmomentun = [true, false]")), ("features", "`momentun`", "second_moment")),
+    (("[rule]", _switches("momentum = true\nmomentun = false")), ("features", "`momentun`", "second_moment")),
+    (("[rule]", _switches("momentum = [true, false]\ntime = true")), ("features", "must differ between parameters")),
+    (("[rule]", _TRANSFORMER + "num_layers = [1, 2]\n[rule]"), ("num_layers", "attends = both")),
+    (("[rule]", _TRANSFORMER + "num_heads = [1, 3]\n[rule]"), ("num_heads", "num_heads = 3")),
 ])
 def test_a_mistake_names_file_row_and_what_exists(change: tuple[str, str], words: tuple[str, ...]) -> None:
     assert change[0] in SPACE

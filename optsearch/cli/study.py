@@ -64,7 +64,7 @@ def run(name: NameArgument,
 def _in_words(counts: dict[str, Any]) -> str:
     best = "no value yet" if counts["best_value"] is None else f"best value {counts['best_value']:.4f}"
     return (f"{counts['name']}: {counts['complete']} complete, {counts['pruned']} pruned, {counts['fail']} failed, "
-            f"{counts['running']} running, {counts['waiting']} waiting; {best}")
+            f"{counts['duplicate']} skipped, {counts['running']} running, {counts['waiting']} waiting; {best}")
 
 
 @studies.command("list")
@@ -87,16 +87,17 @@ def show(name: NameArgument, storage: StorageOption = None, as_json: JsonOption 
     Example: optsearch study show digits
     """
     from optsearch.search.definition import StudyDefinition
+    from optsearch.search.duplicates import DUPLICATE_OF, state_in_words
     from optsearch.search.study import Store, summary
 
     study = Store.at(storage).load(name)
     definition, counts = StudyDefinition.of(study), summary(study)
     trials = study.get_trials(deepcopy=False)
-    rows = [(str(trial.number), trial.state.name.lower(), "" if trial.value is None else f"{trial.value:.4f}",
+    rows = [(str(trial.number), state_in_words(trial), "" if trial.value is None else f"{trial.value:.4f}",
              " ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
                       for key, value in sorted(trial.params.items()))) for trial in trials]
-    as_data = [{"number": trial.number, "state": trial.state.name, "value": trial.value, "params": trial.params}
-               for trial in trials]
+    as_data = [{"number": trial.number, "state": trial.state.name, "value": trial.value, "params": trial.params,
+                "duplicate_of": trial.user_attrs.get(DUPLICATE_OF)} for trial in trials]
     facts = {"space": definition.space, "tasks": list(definition.tasks), "horizon": definition.horizon,
              "budget": definition.budget, "seed": definition.seed}
     emit(counts | facts | {"trials": as_data}, as_json,

@@ -7,7 +7,8 @@ import optuna
 
 from optsearch.errors import StudyError
 from optsearch.search import resources
-from optsearch.search.spaces import Space, load_space, parse_space
+from optsearch.search.asking import Space
+from optsearch.search.spaces import load_space, parse_space
 from optsearch.tasks import TASKS, families_of
 from optsearch.tasks.family import DOMAINS
 
@@ -77,8 +78,12 @@ def define(*, space: str, tasks: list[str], domain: str | None = None, **rest: A
     if unknown:
         raise StudyError(f"a study has no `{min(unknown)}`. It has: {', '.join(sorted(known))}.")
     chosen = list(tasks) + (tasks_of(domain) if domain else [])
-    return StudyDefinition(space=space, space_text=load_space(space).text,
-                           tasks=tuple(dict.fromkeys(chosen)), **rest)
+    found = load_space(space)
+    definition = StudyDefinition(space=space, space_text=found.text, tasks=tuple(dict.fromkeys(chosen)), **rest)
+    if definition.horizon < found.longest_truncation:
+        raise StudyError(f"horizon must be at least the longest truncation of the space {space}, "
+                         f"{found.longest_truncation}, not {definition.horizon}.")
+    return definition
 
 
 def tasks_of(domain: str) -> list[str]:

@@ -1,5 +1,7 @@
 """What the slots run: a point of the study's space becomes a job, its curve is kept, its files are uploaded."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
@@ -11,13 +13,14 @@ import torch
 from optuna.trial import TrialState
 
 from optsearch import evaluation, progress
+from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.search import storage
 from optsearch.search.definition import StudyDefinition
 from optsearch.search.places import Places
 from optsearch.search.records import Records
 from optsearch.search.recovery import chain_of
+from optsearch.search.rows import trial_suggest
 from optsearch.search.samplers import make_pruner, make_sampler
-from optsearch.search.spaces import trial_suggest
 from optsearch.search.trial import CURVE, PICTURE, WEIGHTS, Job
 from optsearch.seeds import seed_for
 from optsearch.tasks import families_of
@@ -82,6 +85,12 @@ class LearnedOptimizerObjective:
             provenance={"study": self.study_name, "trial": trial.number, "space": definition.space,
                         "space_hash": space.hash, "study_seed": definition.seed, "horizon": definition.horizon},
         ).to_config()
+
+    def fingerprint(self, job: dict[str, Any]) -> str:
+        """Of what the design computes and how it is learned: the rest is the study's, or chance."""
+        design = LearnedOptimizer.from_config(job["design"])
+        content = json.dumps([design.fingerprint, job["settings"]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def point(self, trial: optuna.Trial, message: dict[str, Any]) -> tuple[int, float]:
         self.records.put_point(self._study_id(trial), chain_of(trial), message["inner_steps"], message)

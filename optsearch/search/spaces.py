@@ -1,97 +1,41 @@
 """Search spaces: a TOML file whose rows are Optuna distributions, and whose tables are the parts of a design."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from functools import cache
 from typing import Any
-
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalChoiceType,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 
 from optsearch.errors import DesignError, SpaceError
 from optsearch.meta_training.settings import MetaTraining
-from optsearch.optimizers.optimizer import PARTS, LearnedOptimizer
+from optsearch.optimizers.optimizer import PARTS
 from optsearch.optimizers.part import part_from_config
 from optsearch.search import resources
+from optsearch.search.asking import (
+    LEFT,
+    META_TRAINING,
+    NEEDS,
+    TABLES,
+    Part,
+    Space,
+    is_tuple,
+    only,
+    registry,
+    with_tuples,
+)
+from optsearch.search.rows import (
+    Row,
+    Suggest,
+    Switches,
+    choose,
+    extremes,
+    may_be_nothing,
+    may_be_something,
+    parse_row,
+    random_suggest,
+)
 
-META_TRAINING = "meta_training"
-TABLES = (*PARTS, META_TRAINING)
-BOUNDS = {"low", "high", "log", "step"}
-Row = BaseDistribution | CategoricalChoiceType
-Suggest = Callable[[str, BaseDistribution], Any]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One table of a space: which kinds may be chosen, and the rows of each kind."""
-
-    slot: str
-    kind: Row
-    rows: Mapping[str, Mapping[str, Row]]
-
-    def path(self, kind: str, field: str) -> str:
-        return f"{self.slot}.{field}" if len(PARTS.get(self.slot, {})) < 2 else f"{self.slot}.{kind}.{field}"
-
-
-@dataclass(frozen=True)
-class Space:
-    """A space that has been checked: every row is a field that exists, every kind can be chosen."""
-
-    name: str
-    text: str
-    description: str
-    parts: Mapping[str, Part]
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
-
-    def suggest(self, suggest: Suggest) -> tuple[LearnedOptimizer, MetaTraining]:
-        """One point of the space; `suggest(name, distribution)` chooses. Rows of parts not chosen are not asked."""
-        config: dict[str, dict[str, Any]] = {}
-        for part in self.parts.values():
-            # Without a mixing that has a base there is none to choose.
-            if part.slot == "base" and config.get("mixing", {}).get("kind") == "none":
-                continue
-            kind = _chosen(suggest, f"{part.slot}.kind", part.kind)
-            config[part.slot] = {"kind": kind} | {
-                field: _chosen(suggest, part.path(kind, field), row) for field, row in part.rows.get(kind, {}).items()}
-        settings = config.pop(META_TRAINING, {})
-        settings.pop("kind", None)
-        return LearnedOptimizer.from_config(_tuples(config)), MetaTraining.from_config(settings)
-
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """Every row with its dotted name."""
-        for part in self.parts.values():
-            if isinstance(part.kind, BaseDistribution):
-                yield f"{part.slot}.kind", part.kind
-            for kind, rows in part.rows.items():
-                yield from ((part.path(kind, field), row) for field, row in rows.items())
-
-
-def trial_suggest(trial: optuna.Trial) -> Suggest:
-    """Suggestions by an Optuna trial."""
-    return trial._suggest
-
-
-def _chosen(suggest: Suggest, name: str, row: Row) -> Any:
-    return suggest(name, row) if isinstance(row, BaseDistribution) else row
-
-
-def _tuples(config: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Fields that hold several values take a single one as a row."""
-    for slot, part in config.items():
-        types = {field.name: str(field.type) for field in fields(PARTS[slot][part["kind"]])}
-        for name, value in part.items():
-            if types.get(name, "").startswith("tuple") and not isinstance(value, (tuple, list)):
-                part[name] = (value,)
-    return config
+# Points that are tried for what no row alone shows, such as a size that a number of heads doesn't divide.
+NUM_DRAWS = 50
 
 
 def load_space(name: str) -> Space:
@@ -100,6 +44,7 @@ def load_space(name: str) -> Space:
     return parse_space(name, text)
 
 
+@cache
 def parse_space(name: str, text: str) -> Space:
     """A space from its text; see `load_space`."""
     content = resources.parse(resources.SPACES, name, text)
@@ -109,79 +54,97 @@ def parse_space(name: str, text: str) -> Space:
             raise SpaceError(f"{name}: there is no part `{table}`. Parts: {', '.join(TABLES)}.")
     space = Space(name, text, description, {slot: _part(name, slot, content[slot]) for slot in TABLES
                                             if slot in content})
+    _check_use(space)
     _check_values(space)
+    draw = random_suggest(seed=0)
+    for _ in range(NUM_DRAWS):
+        _check_point(space, draw)
     return space
 
 
 def _part(file: str, slot: str, table: dict[str, Any]) -> Part:
-    registry: Mapping[str, type] = PARTS.get(slot, {"": MetaTraining})
-    if len(registry) == 1:
-        only = next(iter(registry))
-        return Part(slot, only, {only: _rows(f"{file}: {slot}", registry[only], table)})
+    kinds = registry(slot)
+    if len(kinds) == 1:
+        single = only(slot)
+        return Part(slot, single, {single: _rows(f"{file}: {slot}", kinds[single], table)})
     if "kind" not in table:
-        raise SpaceError(f"{file}: [{slot}] has no row `kind`. Kinds: {', '.join(sorted(registry))}.")
-    kind = _row(f"{file}: {slot}.kind", table["kind"])
-    choices = kind.choices if isinstance(kind, CategoricalDistribution) else (kind,)
+        raise SpaceError(f"{file}: [{slot}] has no row `kind`. Kinds: {', '.join(sorted(kinds))}.")
+    kind = parse_row(f"{file}: {slot}.kind", table["kind"])
+    choices = extremes(kind)
     for choice in choices:
-        if choice not in registry:
-            raise SpaceError(f"{file}: {slot}.kind: there is no `{choice}`. Kinds: {', '.join(sorted(registry))}.")
+        if choice not in kinds:
+            raise SpaceError(f"{file}: {slot}.kind: there is no `{choice}`. Kinds: {', '.join(sorted(kinds))}.")
     rows = {}
     for name, value in table.items():
         if name == "kind":
             continue
         if name not in choices or not isinstance(value, dict):
             raise SpaceError(f"{file}: {slot}.{name}: not one of the kinds that can be chosen here "
-                             f"({', '.join(str(choice) for choice in choices)}), so the row would never be used.")
-        rows[name] = _rows(f"{file}: {slot}.{name}", registry[name], value)
+                             f"({', '.join(map(str, choices))}), so the row would never be used.")
+        rows[name] = _rows(f"{file}: {slot}.{name}", kinds[name], value)
     return Part(slot, kind, rows)
 
 
 def _rows(where: str, part: type, table: dict[str, Any]) -> dict[str, Row]:
-    known = [field.name for field in fields(part)]
+    """In the order of the part's fields, so that a row comes after the one that it needs."""
+    known = {field.name: field for field in fields(part)}
     for name in table:
         if name not in known:
             raise SpaceError(f"{where}.{name}: no such field. Fields: {', '.join(known) or 'none'}.")
-    return {name: _row(f"{where}.{name}", value) for name, value in table.items()}
+    return {name: parse_row(f"{where}.{name}", table[name], is_switchable=is_tuple(field, "str"))
+            for name, field in known.items() if name in table}
 
 
-def _row(where: str, value: Any) -> Row:
-    if isinstance(value, list):
-        if not value or len(set(map(str, value))) < len(value):
-            raise SpaceError(f"{where}: {value} is empty or repeats itself; expected different choices.")
-        return CategoricalDistribution(value)
-    if not isinstance(value, dict):
-        return value
-    if not {"low", "high"} <= set(value) or not set(value) <= BOUNDS:
-        raise SpaceError(f"{where}: expected low and high, and perhaps log or step; got {', '.join(value)}.")
-    if value["low"] > value["high"]:
-        raise SpaceError(f"{where}: the range from {value['low']} to {value['high']} is empty; "
-                         "low must not be above high.")
-    is_int = isinstance(value["low"], int) and isinstance(value["high"], int)
-    try:
-        return IntDistribution(**value) if is_int else FloatDistribution(**value)
-    except ValueError as error:
-        raise SpaceError(f"{where}: {error}") from error
+def _check_use(space: Space) -> None:
+    """A row that no choice would use, and a choice that leaves none of the kinds, are mistakes."""
+    for name, needed in NEEDS.items():
+        if space.has(name) and not may_be_something(space.row(needed)):
+            raise SpaceError(f"{space.name}: {name}: changes nothing without {needed}, which is always "
+                             f"{extremes(space.row(needed))[0]} here, so the row would never be used.")
+    for slot, (kind, others) in LEFT.items():
+        if all(may_be_nothing(space.row(other)) for other in others) and kind not in extremes(space.row(slot)):
+            raise SpaceError(f"{space.name}: {slot}.kind: must be able to be {kind}, the only one that is left where "
+                             f"{' and '.join(others)} can be none.")
+    if space.has(f"{META_TRAINING}.horizon"):
+        raise SpaceError(f"{space.name}: {META_TRAINING}.horizon: the study says it, so the row would never be used.")
 
 
 def _check_values(space: Space) -> None:
-    """Build every kind once at the ends of its ranges, so that a value that no part takes is found before a trial."""
+    """Build every kind at the ends of its ranges and at random, so that trials meet no value that no part takes."""
     for part in space.parts.values():
         for kind, rows in part.rows.items():
-            for end in (0, -1):
-                values = {field: _end(row, end) for field, row in rows.items()}
+            for values in _draws(rows):
                 try:
-                    if part.slot == META_TRAINING:
-                        MetaTraining.from_config(values)
-                    else:
-                        config = _tuples({part.slot: {"kind": kind} | values})[part.slot]
-                        part_from_config(part.slot, PARTS[part.slot], config)
+                    _build(part.slot, kind, values)
                 except (DesignError, TypeError) as error:
-                    raise SpaceError(f"{space.name}: [{part.slot}] {error}") from error
+                    raise SpaceError(f"{space.name}: [{part.slot}] {error} {_in_words(values)}") from error
 
 
-def _end(row: Row, end: int) -> Any:
-    if isinstance(row, CategoricalDistribution):
-        return row.choices[end]
-    if isinstance(row, (IntDistribution, FloatDistribution)):
-        return (row.low, row.high)[end]
-    return row
+def _check_point(space: Space, draw: Suggest) -> None:
+    """Build a whole design, for what no part alone shows."""
+    values: dict[str, Any] = {}
+    try:
+        space.suggest(lambda name, row: values.setdefault(name, draw(name, row)))
+    except DesignError as error:
+        raise SpaceError(f"{space.name}: {error} {_in_words(values)}") from error
+
+
+def _draws(rows: Mapping[str, Row]) -> Iterator[dict[str, Any]]:
+    for end in (0, -1):
+        yield {field: extremes(row)[end] for field, row in rows.items()}
+    # A group that is switched off must exist all the same.
+    yield {field: list(row.groups) for field, row in rows.items() if isinstance(row, Switches)}
+    draw = random_suggest(seed=0)
+    for _ in range(NUM_DRAWS):
+        yield {field: choose(draw, field, row) for field, row in rows.items()}
+
+
+def _build(slot: str, kind: str, values: dict[str, Any]) -> None:
+    if slot == META_TRAINING:
+        MetaTraining.from_config(values)
+    else:
+        part_from_config(slot, PARTS[slot], with_tuples({slot: {"kind": kind} | values})[slot])
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    return f"(with {', '.join(f'{name} = {value}' for name, value in values.items())})"

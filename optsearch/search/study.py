@@ -14,13 +14,14 @@ from optsearch.errors import FileError, StudyError, UsageError
 from optsearch.export import Artifact
 from optsearch.search import workers
 from optsearch.search.definition import StudyDefinition
+from optsearch.search.duplicates import is_duplicate
+from optsearch.search.events import Events
 from optsearch.search.objective import ARTIFACT_IDS, LearnedOptimizerObjective, tuned_opponents
 from optsearch.search.places import Places
 from optsearch.search.records import Records
 from optsearch.search.recovery import FINISHED, chain_of
 from optsearch.search.storage import open_storage, quietly, resolve_url, storage_errors
 from optsearch.search.trial import WEIGHTS
-from optsearch.search.workers import Events
 
 METRIC = "log relative loss"
 
@@ -160,11 +161,13 @@ def artifact(store: Store, study: optuna.Study, number: int | None = None) -> Ar
 
 
 def summary(study: optuna.Study) -> dict[str, Any]:
-    """Counts of trials by state, and the best value."""
-    trials = study.get_trials(deepcopy=False)
+    """Counts of trials by state, and the best value; duplicates are counted apart from those that failed."""
+    everything = study.get_trials(deepcopy=False)
+    trials = [trial for trial in everything if not is_duplicate(trial)]
     counts = {state.name.lower(): sum(trial.state is state for trial in trials) for state in TrialState}
     values = [trial.value for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
-    return {"name": study.study_name, **counts, "best_value": min(values, default=None)}
+    return {"name": study.study_name, **counts, "duplicate": len(everything) - len(trials),
+            "best_value": min(values, default=None)}
 
 
 def export(store: Store, name: str, path: Path, number: int | None = None) -> Artifact:

@@ -4,11 +4,11 @@ import math
 import multiprocessing
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import joblib
 import optuna
@@ -18,6 +18,8 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from optsearch.errors import StorageError, TrialError, UsageError
+from optsearch.search.duplicates import DUPLICATE_OF, Doorkeeper, Duplicate
+from optsearch.search.events import Event, Events, Kind
 from optsearch.search.processes import Message, StartFailed, TrialDied, TrialProcess, TrialStopped, in_a_line
 from optsearch.search.recovery import FAILURE, FINISHED, claim, database, interrupt, recover
 from optsearch.search.storage import storage_errors
@@ -25,9 +27,6 @@ from optsearch.search.storage import storage_errors
 STOP = "stop"
 POLL_SECONDS = 1.0
 MAX_FAILURES_IN_A_ROW = 5
-
-Kind = Literal["started", "reported", "finished", "failed", "retried"]
-
 
 class Objective(Protocol):
     """What a trial is."""
@@ -45,6 +44,9 @@ class Objective(Protocol):
         May raise `optuna.TrialPruned` for a trial that isn't worth running.
         """
 
+    def fingerprint(self, job: Message) -> str:
+        """The same for two jobs that differ in nothing but chance, of which one is enough."""
+
     def point(self, trial: optuna.Trial, message: Message) -> tuple[int, float]:
         """Keep one point of the learning curve; the step and value to report.
 
@@ -58,27 +60,11 @@ class Objective(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a trial; `retried` names the trial that resumes another."""
-
-    kind: Kind
-    trial: int
-    slot: str
-    step: int | None = None
-    value: float | None = None
-    state: TrialState | None = None
-    reason: str = ""
-
-
-Events = Generator[Event, None, None]
-
-
 def run_slots(objective: Objective, slots: Sequence[str], *, num_trials: int,
               timeout_seconds: float = math.inf) -> Events:
     """Run trials, one at a time on each slot (a device such as "cuda:0"), until the study has `num_trials`.
 
-    Complete and pruned trials count, failed ones don't. After `timeout_seconds`, or once the study's user
+    Complete and pruned trials count, failed and skipped ones don't. After `timeout_seconds`, or once the study's user
     attribute "stop" is true, no trial is started. Closing the iterator ends the running ones, to be resumed.
     Raises `TrialError` when `MAX_FAILURES_IN_A_ROW` trials have failed, or none can start.
     """
@@ -140,6 +126,7 @@ class _Slot:
         self.crew, self.device, self.study = crew, device, study
         self.process = TrialProcess(crew.objective.entry, crew.stopping)
         self.trial: optuna.Trial | None = None
+        self.doorkeeper = Doorkeeper()
 
     def work(self) -> None:
         with closing(self.process):
@@ -188,6 +175,8 @@ class _Slot:
             self.give_back(trial, error, charged=False)
         except TrialDied as error:
             self.give_back(trial, error)
+        except Duplicate as duplicate:
+            self.skip(trial, duplicate)
         except (StorageError, StorageInternalError, SQLAlchemyError):
             raise
         except Exception as error:
@@ -201,9 +190,10 @@ class _Slot:
 
     def train(self, trial: optuna.Trial) -> tuple[TrialState, float | None]:
         objective, outcome = self.crew.objective, TrialState.COMPLETE
-        job = objective.job(trial) | {"device": self.device}
+        job = objective.job(trial)
+        self.doorkeeper.check(trial, objective.fingerprint(job))
         reported = set(self.study._storage.get_trial(trial._trial_id).intermediate_values)
-        run = self.process.run(job)
+        run = self.process.run(job | {"device": self.device})
         for message in run:
             step, value = objective.point(trial, message)
             if step in reported:
@@ -233,6 +223,11 @@ class _Slot:
             self.tell_of("retried", retry, reason=str(error))
         else:
             self.crew.count_failure(error)
+
+    def skip(self, trial: optuna.Trial, duplicate: Duplicate) -> None:
+        trial.set_user_attr(DUPLICATE_OF, duplicate.number)
+        self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        self.tell_of("skipped", trial.number, reason=str(duplicate))
 
     def fail(self, trial: optuna.Trial, error: Exception) -> None:
         reason = in_a_line(error)
