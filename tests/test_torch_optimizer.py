@@ -76,7 +76,7 @@ def parameter(*shape):
 @pytest.mark.parametrize("factory", [mlp, cnn])
 def test_the_optimizer_takes_the_pure_updates_of_all_tensors(name, factory):
     learned, module, num_steps = trained(name), build(factory), NUM_STEPS - 2
-    optimizer = learned(module.parameters(), lr=2.0, weight_decay=0.1, num_steps=num_steps)
+    optimizer = learned(module.named_parameters(), lr=2.0, weight_decay=0.1, num_steps=num_steps)
     train(module, optimizer, CosineAnnealingLR(optimizer, NUM_STEPS), range(NUM_STEPS))
     expected = build(factory)
     params = dict(expected.named_parameters())
@@ -99,7 +99,7 @@ def test_the_optimizer_takes_the_pure_updates_of_all_tensors(name, factory):
 def test_a_run_saved_in_the_middle_ends_on_the_same_bits(tmp_path, name, dtype):
     def objects():
         module = build(mlp, dtype)
-        optimizer = trained(name)(module.parameters(), num_steps=NUM_STEPS)
+        optimizer = trained(name)(module.named_parameters(), num_steps=NUM_STEPS)
         return {"module": module, "optimizer": optimizer, "scheduler": CosineAnnealingLR(optimizer, NUM_STEPS)}
 
     whole, first, second = objects(), objects(), objects()

@@ -1,7 +1,8 @@
 """How a learned optimizer leaves: one file, an `nn.Module`, a `torch.optim.Optimizer`."""
 
 from optsearch.export.artifact import Artifact
+from optsearch.export.embeddings import EmbeddingLog
 from optsearch.export.module import OptimizerModule, load
 from optsearch.export.optimizer import LearnedTorchOptimizer
 
-__all__ = ["Artifact", "LearnedTorchOptimizer", "OptimizerModule", "load"]
+__all__ = ["Artifact", "EmbeddingLog", "LearnedTorchOptimizer", "OptimizerModule", "load"]

@@ -31,15 +31,17 @@ class OptimizerModule(nn.Module):
         return {self._names[key]: buffer for key, buffer in self.named_buffers()}
 
     def forward(self, params: Iterable[Any], *, lr: float = 1.0, weight_decay: float = 0.0,
-                num_steps: int | None = None, compile: bool = False) -> LearnedTorchOptimizer:
+                num_steps: int | None = None, model: nn.Module | None = None,
+                compile: bool = False) -> LearnedTorchOptimizer:
         """An optimizer over `model.parameters()`, `model.named_parameters()` or param groups.
 
         `num_steps` is how many steps the whole run will have. Where it is None, a learned schedule stays where a
-        quarter of a run would be: bring your own LR scheduler then. `compile` spends seconds before the first step to
-        make all steps of a small model faster; it needs a C++ compiler.
+        quarter of a run would be: bring your own LR scheduler then. `model` is the module that the params are of, for
+        designs that look at how its layers are wired; without it those guess from names. `compile` spends seconds
+        before the first step to make all steps of a small model faster; it needs a C++ compiler.
         """
         return LearnedTorchOptimizer(params, self.design, self.weights, lr=lr, weight_decay=weight_decay,
-                                     num_steps=num_steps, compile=compile)
+                                     num_steps=num_steps, model=model, compile=compile)
 
     def extra_repr(self) -> str:
         return f"{self.design.rule}, base={self.design.base}"
