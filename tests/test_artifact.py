@@ -88,7 +88,7 @@ def test_a_part_that_this_version_does_not_know_is_named(path):
     artifact_of("celo2").save(path)
     config = named_design("celo2").to_config() | {"rule": {"kind": "mamba"}}
     rewrite(path, design=json.dumps(config))
-    with pytest.raises(FileError, match=r"does not know: rule: there is no kind `mamba`. Kinds: lstm, mlp"):
+    with pytest.raises(FileError, match=r"does not know: rule: there is no kind `mamba`. Kinds: gru, lstm, mlp, none"):
         load(path)
 
 

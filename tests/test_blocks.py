@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from deaf_designs import DEAF
 
 from optsearch.optimizers import DESIGNS, LearnedOptimizer, Observation, layout
 from optsearch.optimizers.layout import Layout
@@ -71,7 +72,7 @@ def test_blocks_cover_every_parameter_once_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", DEAF)
 def test_tensors_of_one_shape_are_worked_on_together_as_if_each_were_alone(name: str, batch: tuple[int, ...]) -> None:
     design = DESIGNS[name][0]
     stream = generator(1, "weights")

@@ -4,18 +4,15 @@ import copy
 
 import pytest
 import torch
+from deaf_designs import DEAF
 from torch import Tensor, nn
 
 from optsearch.export import LearnedTorchOptimizer
-from optsearch.optimizers import DESIGNS, History, LearnedOptimizer, NoController, named_design
+from optsearch.optimizers import LearnedOptimizer, named_design
 
 SHAPES = [(6, 5), (6,), (), (4, 3, 2, 2), (7,), (3, 9)]
 # Which params have a gradient at each step: all, some that then lag behind, all again.
 ACTIVE = [{0, 1, 2, 3, 4, 5}, {0, 2, 5}, {0, 2, 5}, {0, 1, 2, 3, 4, 5}, {1, 3}, {0, 1, 2, 3, 4, 5}, {0, 1, 2, 3, 4, 5}]
-
-# Designs whose tensors don't hear of each other.
-DEAF = [name for name, (design, _) in DESIGNS.items()
-        if isinstance(design.controller, NoController | History) or getattr(design.controller, "mix", "") == "none"]
 
 
 def optimizer_of(design: LearnedOptimizer, params: list[nn.Parameter]) -> LearnedTorchOptimizer:

@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from matplotlib.image import imread
 from typer.main import get_command
 
 import optsearch
@@ -103,6 +104,29 @@ def test_the_lists_name_everything_that_is_registered() -> None:
     assert any(line.startswith("small_fc") and "2409 weights" in line for line in lines)
 
 
+def test_a_design_is_shown_with_its_parts_its_costs_and_a_picture(home: Path) -> None:
+    result = call("designs", "show", "celo2", "--png", "pictures/celo2.png")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^rule.layer0 +mlp +hidden_size 8", result.stdout, re.MULTILINE)
+    assert "347 weights" in result.stdout
+    height, width, _ = imread("pictures/celo2.png").shape
+    assert 900 <= width <= 1700
+    assert 200 <= height <= width
+
+
+def test_a_file_is_shown_as_the_design_that_it_holds(home: Path) -> None:
+    design = named_design("opt2vec")
+    Artifact(design, design.init_weights(torch.Generator()), {"study": "digits", "trial": 7}).save(
+        Path("best.safetensors"))
+    content = json.loads(call("designs", "show", "best.safetensors", "--json").stdout)
+    assert content["design"] == design.to_config()
+    assert content["fingerprint"] == design.fingerprint
+    assert content["nodes"]["base"]["kind"] == "adamw"
+    assert ["base", "step"] in content["edges"]
+    assert content["costs"]["num_weights"] == 1057
+    assert "trial 7 of digits" in call("designs", "show", "best.safetensors").stdout
+
+
 def test_studies_are_made_listed_and_shown() -> None:
     made = call("study", "create", "digits", "--domain", "vision")
     assert made.returncode == 0, made.stderr
@@ -133,6 +157,7 @@ def test_what_does_not_exist_is_named_with_what_does() -> None:
     assert "Studies: x" in refused("study", "run", "y")
     assert "exists already" in refused("study", "create", "x", "--task", "quadratics")
     assert "no complete trial" in refused("export", "x")
+    assert "opt2vec" in refused("designs", "show", "nothing")
     assert not list(Path().glob("*.safetensors"))
 
 
@@ -147,6 +172,7 @@ def test_files_that_are_no_artifacts_are_refused() -> None:
     Path("weights.safetensors").write_bytes(pickle.dumps({"weights": [1.0]}))
     assert "pickle" in refused("evaluate", "weights.safetensors", "--task", "quadratics", status=1)
     assert "could not be read" in refused("evaluate", "none.safetensors", "--task", "quadratics", status=1)
+    assert "pickle" in refused("designs", "show", "weights.safetensors", status=1)
 
 
 @pytest.mark.parametrize(("url", "status", "words"), [

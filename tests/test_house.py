@@ -11,7 +11,7 @@ import pytest
 import optsearch
 
 PACKAGE = Path(optsearch.__file__).parent
-GROUND = {"errors", "seeds", "trees", "progress", "pictures", "compiling"}
+GROUND = {"errors", "seeds", "trees", "progress", "pictures", "layering", "compiling"}
 # Every room and the rooms below it that it may know; a room may always know itself and the ground.
 MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in GROUND},
@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "optimizers": set(),
     "meta_training": {"tasks", "optimizers"},
     "export": {"optimizers"},
-    "bench": {"tasks", "optimizers", "meta_training", "export"},
+    "bench": {"tasks", "optimizers", "meta_training", "export", "evaluation"},
     "evaluation": {"tasks", "optimizers", "meta_training"},
     "search": {"tasks", "optimizers", "meta_training", "export", "evaluation"},
     "report": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search"},

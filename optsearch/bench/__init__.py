@@ -1,7 +1,10 @@
-"""How fast the engine is, beside what a user would write instead and what the machine can do."""
+"""How fast the engine is, beside what a user would write instead; and designs against each other."""
 
+from optsearch.bench.contest import FAMILIES, Contest, Entry, hold
+from optsearch.bench.contest_page import contest_tables, write_contest
 from optsearch.bench.engine import FULL, QUICK, Effort, measure
 from optsearch.bench.report import write
 from optsearch.bench.tables import Table, sentences, tables
 
-__all__ = ["FULL", "QUICK", "Effort", "Table", "measure", "sentences", "tables", "write"]
+__all__ = ["FAMILIES", "FULL", "QUICK", "Contest", "Effort", "Entry", "Table", "contest_tables", "hold", "measure",
+           "sentences", "tables", "write", "write_contest"]

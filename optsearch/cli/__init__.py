@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from optsearch.cli.bench import benches
+from optsearch.cli.designs import designs
 from optsearch.cli.options import (
     DeviceOption,
     JsonOption,
@@ -29,6 +30,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Find the learned optimizer that trains your kind of model fastest.")
 app.add_typer(studies, name="study")
 app.add_typer(benches, name="bench")
+app.add_typer(designs, name="designs")
 
 
 def main() -> None:
@@ -144,16 +146,3 @@ def tasks(as_json: JsonOption = False) -> None:
 
     found = [(name, families()[0].domain, (families.__doc__ or "").strip()) for name, families in TASKS.items()]
     emit({name: {"domain": domain, "description": text} for name, domain, text in found}, as_json, columns(found))
-
-
-@app.command()
-def designs(as_json: JsonOption = False) -> None:
-    """The named designs of learned optimizers, a line each.
-
-    Example: optsearch designs
-    """
-    from optsearch.optimizers import DESIGNS, num_weights
-
-    found = [(name, f"{num_weights(design)} weights", text) for name, (design, text) in DESIGNS.items()]
-    emit({name: {"num_weights": num_weights(design), "description": text, "design": design.to_config()}
-           for name, (design, text) in DESIGNS.items()}, as_json, columns(found))

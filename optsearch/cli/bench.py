@@ -1,4 +1,4 @@
-"""`optsearch bench ...`: how fast it is here."""
+"""`optsearch bench ...`: how fast it is here, and how good designs are."""
 
 import os
 import sys
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from optsearch.cli.options import JsonOption, QuietOption, columns, emit
+from optsearch.cli.options import JsonOption, QuietOption, WorkersOption, columns, emit
 
-benches = typer.Typer(no_args_is_help=True, help="Measure how fast optsearch is on this machine.")
+benches = typer.Typer(no_args_is_help=True, help="Measure how fast optsearch is here, and how good designs are.")
 
 
 @benches.command("engine")
@@ -29,6 +29,32 @@ def engine(quick: Annotated[bool, typer.Option("--quick", help="Under a minute: 
     for table in bench.tables(content):
         lines += ["", table.title, table.note, "", *columns([table.header, *table.rows])]
     emit(content, as_json, [*lines, *([""] if written else []), *(f"wrote {path}" for path in written)])
+
+
+@benches.command("designs")
+def designs(names: Annotated[list[str] | None, typer.Argument(help="Designs; by default one of every family.")] = None,
+            task: Annotated[list[str] | None, typer.Option(help="Tasks, one at a time; by default digits_mlp.")] = None,
+            budget: Annotated[int, typer.Option(min=1000, help="Inner steps of a meta-training.")] = 200_000,
+            horizon: Annotated[int, typer.Option(min=20, help="Inner steps of a training.")] = 200,
+            seeds: Annotated[int, typer.Option(min=1, help="Meta-trainings of each.")] = 3,
+            ablate: Annotated[bool, typer.Option("--ablate", help="Also without their controllers.")] = False,
+            output: Annotated[Path, typer.Option(help="A folder for designs.json, .md and .png.")] = Path("reports"),
+            workers: WorkersOption = 2, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Meta-train designs for the same budget and rank them; takes minutes a design, goes on where it was stopped.
+
+    Example: optsearch bench designs adamw_mlp opt2vec --task digits_mlp --seeds 3
+    """
+    _as_workers_run()
+    from optsearch import bench
+
+    contest = bench.Contest(tuple(names or bench.FAMILIES), tuple(task or ["digits_mlp"]), horizon, budget, seeds,
+                            ablate)
+    rows = bench.hold(contest, output / "designs.json", workers, quiet=quiet or as_json)
+    written = bench.write_contest(rows, output)
+    lines = []
+    for table in bench.contest_tables(rows):
+        lines += [table.title, table.note, "", *columns([table.header, *table.rows]), ""]
+    emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
 
 
 def _as_workers_run() -> None:

@@ -45,6 +45,11 @@ class Transformer:
                 f"to attend to both, num_layers must be at least 2, not {self.num_layers}.")
 
     @property
+    def idle_fields(self) -> tuple[str, ...]:
+        """Fields that nothing reads as the others are set."""
+        return ("sequence_length",) if self.attends == "tensors" else ()
+
+    @property
     def embedding_size(self) -> int:
         return self.hidden_size
 

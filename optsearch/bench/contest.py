@@ -1,0 +1,162 @@
+"""Designs against each other: each meta-trained for the same budget from several seeds, then measured on fresh ones."""
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optsearch import evaluation, progress
+from optsearch.errors import FileError
+from optsearch.meta_training import MetaTraining, Outcome, Plan, meta_train
+from optsearch.optimizers import Controls, LearnedOptimizer, NoController, NoMemory, named_design
+from optsearch.optimizers.layout import Layout
+from optsearch.tasks import families_of
+
+Row = dict[str, Any]
+NUM_POINTS = 4
+# One design of every family: per-parameter, recurrent, transformer, graph network, hybrid, Opt2Vec.
+FAMILIES = ("adamw_mlp", "adamw_lstm", "adamw_transformer", "adamw_gnn", "muon_trust", "opt2vec")
+_baselines: dict[str, Row] = {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One meta-training of one named design; `is_bare` leaves its controller out."""
+
+    design: str
+    is_bare: bool
+    task: str
+    horizon: int
+    budget: int
+    seed: int
+
+    @property
+    def optimizer(self) -> LearnedOptimizer:
+        design = named_design(self.design)
+        return replace(design, controller=NoController(), memory=NoMemory(), controls=Controls()) if self.is_bare \
+            else design
+
+    @property
+    def key(self) -> Row:
+        """What makes a result that of this entry: all that it depends on."""
+        return asdict(self) | {"fingerprint": self.optimizer.fingerprint}
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Which designs are meta-trained on which tasks, each alone, for how many inner steps and from how many seeds.
+
+    `ablates` adds each design that has a controller without it.
+    """
+
+    designs: tuple[str, ...]
+    tasks: tuple[str, ...]
+    horizon: int = 200
+    budget: int = 200_000
+    num_seeds: int = 3
+    ablates: bool = False
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            families_of([task])
+        for design in self.designs:
+            named_design(design)
+
+    def entries(self) -> Iterator[Entry]:
+        """Seeds first, so that a contest that is stopped has all designs."""
+        for seed in range(self.num_seeds):
+            for task in self.tasks:
+                for design in self.designs:
+                    yield Entry(design, False, task, self.horizon, self.budget, seed)
+                    if self.ablates and named_design(design).has_controller:
+                        yield Entry(design, True, task, self.horizon, self.budget, seed)
+
+
+def hold(contest: Contest, path: Path, num_workers: int, *, quiet: bool = False) -> list[Row]:
+    """All results that `path` has afterwards; what it has already is not run again, and a kill loses nothing done."""
+    rows = read(path)
+    known = {_identity(row) for row in rows}
+    waiting = [entry for entry in dict.fromkeys(contest.entries()) if _identity(entry.key) not in known]
+    with progress.meter("bench designs", max(1, len(waiting)), quiet=quiet) as meter:
+        for done, (entry, row) in enumerate(_results(waiting, num_workers)):
+            rows.append(row)
+            _write(path, rows)
+            meter.update(done + 1, f"{entry.design} on {entry.task}")
+    return rows
+
+
+def read(path: Path) -> list[Row]:
+    """The results in a file, none where there is no file yet."""
+    try:
+        return json.loads(path.read_text())["runs"] if path.exists() else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{path} holds no results of `optsearch bench designs`. Choose another folder with "
+                        "--output, or move it away.") from error
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"runs": rows}, indent=1, allow_nan=False) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise FileError(f"{path} could not be written: {error.strerror or error}. "
+                        "Choose another folder with --output.") from error
+
+
+def _identity(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("design", "is_bare", "task", "horizon", "budget", "seed", "fingerprint"))
+
+
+def _results(entries: Sequence[Entry], num_workers: int) -> Iterator[tuple[Entry, Row]]:
+    with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(run, entry): entry for entry in entries}
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+
+
+def run(entry: Entry) -> Row:
+    """Meta-train, and train with the result on test rows and fresh seeds; everything measured, as plain data."""
+    torch.set_num_threads(1)
+    (family,) = families_of([entry.task])
+    design = entry.optimizer
+    plan = Plan(design, (family,), MetaTraining(horizon=entry.horizon), entry.budget, NUM_POINTS, entry.seed)
+    started = time.monotonic()
+    *_, point = meta_train(plan)
+    seconds = time.monotonic() - started
+    (setup,) = evaluation.report_setups([family], entry.horizon)
+    found = evaluation.report(design, point.weights, setup, _cached)
+    costs = design.costs(_layout(entry.task))
+    return entry.key | {
+        "outcome": (point.outcome or Outcome.COMPLETED).name, "relative_losses": _rounded(found.relative_losses),
+        "speedups": _rounded(found.speedups), "train_speedups": _rounded(found.train_speedups),
+        "num_failed": found.num_failed, "seconds": round(seconds, 1),
+        "microseconds_per_inner_step": round(1e6 / point.inner_steps_per_second, 1),
+        "num_weights": costs.num_weights, "flops_per_parameter": round(costs.flops / costs.num_parameters, 1),
+        "state_bytes_per_parameter": round(costs.state_bytes / costs.num_parameters, 1)}
+
+
+def _cached(key: str, compute: Callable[[], Row]) -> Row:
+    """Baselines are tuned once a process."""
+    if key not in _baselines:
+        _baselines[key] = compute()
+    return _baselines[key]
+
+
+def _layout(task: str) -> Layout:
+    (family,) = families_of([task])
+    generator = torch.Generator().manual_seed(0)
+    return Layout.of(family.init(generator, family.sample(generator)))
+
+
+def _rounded(values: torch.Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]

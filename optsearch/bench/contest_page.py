@@ -1,0 +1,109 @@
+"""The results of a contest for a person: tables, a picture, a page."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from optsearch import pictures
+from optsearch.bench.contest import Row
+from optsearch.bench.tables import Table
+from optsearch.errors import FileError
+from optsearch.evaluation.metrics import interquartile_mean
+
+Group = tuple[str, list[Row]]
+
+
+def contest_tables(rows: Sequence[Row]) -> list[Table]:
+    """A table a task, horizon and budget, best first; then what controllers add where designs ran without, too."""
+    found = [_ranking(group) for group in _settings(rows)]
+    pairs = [line for group in _settings(rows) for line in _ablation(group)]
+    if pairs:
+        found.append(Table(
+            "What the controller adds", "The same design with its controller and without, the same budget; ratio of "
+            "their relative losses seed by seed: below 1 the controller helps.",
+            ("design", "task", "with", "without", "ratio", "helps"), pairs))
+    return found
+
+
+def write_contest(rows: Sequence[Row], directory: Path) -> list[Path]:
+    """`designs.md` and `designs.png`; returns what was written."""
+    page, picture = directory / "designs.md", directory / "designs.png"
+    lines = ["# Designs, measured", "",
+             "Made by `optsearch bench designs`. Each design is meta-trained with the default settings for the same "
+             "number of inner steps, then trains on test rows with 16 fresh seeds, against AdamW + cosine tuned on the "
+             "same task. Figures are medians over meta-seeds (lowest..highest) of interquartile means over seeds.",
+             "", "![Relative loss of every design and meta-seed](designs.png)"]
+    for table in contest_tables(rows):
+        lines += ["", *table.markdown()]
+    panels = {title(group): {label: [_mean(row, "relative_losses") for row in runs] for label, runs in _labels(group)}
+              for group in _settings(rows)}
+    try:
+        page.write_text("\n".join(lines) + "\n")
+        pictures.dots(picture, "relative loss (1: tuned AdamW + cosine)", panels)
+    except OSError as error:
+        raise FileError(f"{directory} could not be written to: {error.strerror or error}. "
+                        "Choose another folder with --output.") from error
+    return [page, picture]
+
+
+def title(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    return f"{first['task']}, {first['horizon']} steps, {first['budget']:,} inner steps of meta-training"
+
+
+def _settings(rows: Sequence[Row]) -> list[list[Row]]:
+    def key(row: Row) -> tuple[Any, ...]:
+        return row["task"], row["horizon"], row["budget"]
+
+    return [list(group) for _, group in groupby(sorted(rows, key=key), key)]
+
+
+def _label(row: Row) -> str:
+    return f"{row['design']}, no controller" if row["is_bare"] else str(row["design"])
+
+
+def _labels(rows: Sequence[Row]) -> Iterator[Group]:
+    """Results of one design each, the best median first."""
+    groups = [(label, list(runs)) for label, runs in groupby(sorted(rows, key=_label), _label)]
+    return iter(sorted(groups, key=lambda group: median(_mean(row, "relative_losses") for row in group[1])))
+
+
+def _mean(row: Row, name: str) -> float:
+    return float(interquartile_mean(torch.tensor(row[name])))
+
+
+def _ranking(rows: Sequence[Row]) -> Table:
+    return Table(
+        title(rows), "FLOPs of matrix products and bytes of state a parameter of this task's model; microseconds an "
+        "inner step of meta-training, model and optimizer; failed: of all trainings.",
+        ("design", "relative loss", "speedup", "train speedup", "weights", "FLOPs", "state bytes", "µs a step",
+         "failed"),
+        [(label, *(_span([_mean(row, name) for row in runs])
+                   for name in ("relative_losses", "speedups", "train_speedups")),
+          f"{runs[0]['num_weights']:,}", f"{runs[0]['flops_per_parameter']:,.0f}",
+          f"{runs[0]['state_bytes_per_parameter']:.0f}",
+          f"{median(row['microseconds_per_inner_step'] for row in runs):.0f}",
+          f"{sum(row['num_failed'] for row in runs)} of {sum(len(row['speedups']) for row in runs)}")
+         for label, runs in _labels(rows)])
+
+
+def _ablation(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    """A line a design that ran both ways, from the seeds that both had."""
+    for design in dict.fromkeys(row["design"] for row in rows):
+        own = [row for row in rows if row["design"] == design]
+        losses = {is_bare: {row["seed"]: _mean(row, "relative_losses") for row in own if row["is_bare"] == is_bare}
+                  for is_bare in (False, True)}
+        seeds = sorted(set(losses[False]) & set(losses[True]))
+        if seeds:
+            ratios = [losses[False][seed] / losses[True][seed] for seed in seeds]
+            yield (design, rows[0]["task"], *(_span([losses[is_bare][seed] for seed in seeds])
+                                              for is_bare in (False, True)), _span(ratios),
+                   f"{sum(ratio < 1 for ratio in ratios)} of {len(seeds)} seeds")
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{median(values):.3f} ({min(values):.3f}..{max(values):.3f})"
