@@ -86,7 +86,7 @@ def _ranking(rows: Sequence[Row]) -> Table:
                    for name in ("relative_losses", "speedups", "train_speedups")),
           f"{runs[0]['num_weights']:,}", f"{runs[0]['flops_per_parameter']:,.0f}",
           f"{runs[0]['state_bytes_per_parameter']:.0f}",
-          f"{median(row['microseconds_per_inner_step'] for row in runs):.0f}",
+          "" if not runs[0]["num_weights"] else f"{median(row['microseconds_per_inner_step'] for row in runs):.0f}",
           f"{sum(row['num_failed'] for row in runs)} of {sum(len(row['speedups']) for row in runs)}")
          for label, runs in _labels(rows)])
 

@@ -34,7 +34,7 @@ def engine(quick: Annotated[bool, typer.Option("--quick", help="Under a minute: 
 @benches.command("designs")
 def designs(names: Annotated[list[str] | None, typer.Argument(help="Designs; by default one of every family.")] = None,
             task: Annotated[list[str] | None, typer.Option(help="Tasks, one at a time; by default digits_mlp.")] = None,
-            budget: Annotated[int, typer.Option(min=1000, help="Inner steps of a meta-training.")] = 200_000,
+            budget: Annotated[int, typer.Option(min=1000, help="Inner steps of a meta-training.")] = 150_000,
             horizon: Annotated[int, typer.Option(min=20, help="Inner steps of a training.")] = 200,
             seeds: Annotated[int, typer.Option(min=1, help="Meta-trainings of each.")] = 3,
             ablate: Annotated[bool, typer.Option("--ablate", help="Also without their controllers.")] = False,

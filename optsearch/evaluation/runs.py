@@ -44,7 +44,8 @@ class Setup:
 
 def run(optimizer: InnerOptimizer, weights: Tree, setup: Setup) -> Runs:
     """Train once a seed for each of `m` sets of weights (leaves `[m, ...]`); columns run over sets, then seeds."""
-    num_sets, num_seeds = len(next(iter(weights.values()))), len(setup.seeds)
+    # Where nothing is learned there is one set, of none.
+    num_sets, num_seeds = len(next(iter(weights.values()), (None,))), len(setup.seeds)
     weights = {name: leaf.repeat_interleave(num_seeds, 0) for name, leaf in weights.items()}
     generators = [generator(seed, setup.purpose, setup.family.name) for seed in setup.seeds]
     trainings = inner.start(optimizer, setup.family, generators, [setup.horizon] * num_seeds)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optsearch import trees
+from optsearch.errors import DesignError
 from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.optimizers.optimizer import LearnedOptimizer
@@ -49,7 +50,12 @@ class Plan:
         return max(self.num_points, self.budget // self.steps_per_meta_step)
 
     def first_weights(self) -> Tree:
-        return self.optimizer.init_weights(generator(self.seed, "weights"))
+        """Raises `DesignError` where there is nothing to learn."""
+        weights = self.optimizer.init_weights(generator(self.seed, "weights"))
+        if not weights:
+            raise DesignError("the design has nothing to learn: no rule, no controller and a constant schedule. "
+                              "Give it one of them.")
+        return weights
 
     def last_meta_step(self, point: int) -> int:
         """The meta-step after which point `point` (from 1) stands."""

@@ -48,7 +48,7 @@ class AdamW:
             corrections = (moment.layout.spread(after["first_sum"][..., 0, :]),
                            moment.layout.spread(after["second_sum"][..., 0, :]))
             eps = knobs.scaled("eps", self.eps)
-        root = (second / corrections[1]).clamp_(min=ROOT_FLOOR).sqrt_()
+        root = (second / corrections[1]).clamp_min_(ROOT_FLOOR).sqrt_()
         root = root.add_(eps) if in_place else root + eps
         direction = first / corrections[0]
         direction = direction.div_(root) if in_place else direction / root

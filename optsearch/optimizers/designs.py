@@ -3,32 +3,32 @@
 from optsearch.errors import DesignError
 from optsearch.optimizers import controllers
 from optsearch.optimizers.adam import AdamW, AggMo
-from optsearch.optimizers.controllers import Controller, History
+from optsearch.optimizers.controllers import Controller, History, NoController
 from optsearch.optimizers.features import Features
 from optsearch.optimizers.gnn import GNN
 from optsearch.optimizers.heads import ExpMagnitude, OutputRMS, ParameterRMS, Raw
 from optsearch.optimizers.memory import KeyValueMemory
-from optsearch.optimizers.mixings import Gated, NoMixing
-from optsearch.optimizers.muon import Muon
+from optsearch.optimizers.mixings import Gated, Mixing, NoMixing, Residual
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.rules import LSTM, MLP, NoRule
-from optsearch.optimizers.schedules import Constant
+from optsearch.optimizers.schedules import Constant, Progress
 from optsearch.optimizers.steering import Controls
 from optsearch.optimizers.tensors import TensorFeatures
 from optsearch.optimizers.transformer import Transformer
 from optsearch.optimizers.watchful_mixings import Trust
 
 
-def _on_adamw(controller: Controller) -> LearnedOptimizer:
-    """A controller over a small MLP residual on AdamW."""
-    return LearnedOptimizer(features=Features(groups=("compact",)), head=OutputRMS(), controller=controller,
-                            controls=Controls(context_size=4, film=True))
+def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None) -> LearnedOptimizer:
+    """A small MLP residual on AdamW, and a learned schedule; decay strong enough for the MLP to have a say in it."""
+    return LearnedOptimizer(features=Features(groups=("compact",)), head=OutputRMS(), schedule=Progress(0.01),
+                            base=AdamW(weight_decay=0.3), mixing=mixing or Residual(),
+                            controller=controller or NoController(),
+                            controls=Controls(context_size=4, film=True) if controller else Controls())
 
 
 # One sentence each: what it is, and where it was published.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
-    "adamw_mlp": (LearnedOptimizer(features=Features(groups=("compact",))),
-                  "MLP residual on AdamW with a learned schedule; a good place to start"),
+    "adamw_mlp": (_on_adamw(), "MLP residual on AdamW with a learned schedule; a good place to start"),
     "small_fc": (LearnedOptimizer(
         features=Features(groups=("small_fc",), learn_decays=True), rule=MLP(hidden_size=32), head=ExpMagnitude(),
         schedule=Constant(1e-3), mixing=NoMixing(), base=None),
@@ -78,7 +78,8 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
         memory=KeyValueMemory(size=1000)),
         "AdamW whose learning rates an LSTM sets that looks up its history in a memory of 1,000 entries"),
     "opt2vec": (LearnedOptimizer(
-        rule=NoRule(), schedule=Constant(0.01), controller=History(length=5, hidden_size=32, embedding_size=16),
+        rule=NoRule(), base=AdamW(weight_decay=0.05), schedule=Constant(0.01),
+        controller=History(length=5, hidden_size=32, embedding_size=16),
         tensors=TensorFeatures(groups=("log_loss", "gradient", "settings")), controls=Controls(gain=3.0)),
         "AdamW whose learning rate a tensor comes from its last 5 losses, gradient norms and rates"),
     "adamw_lstm": (_on_adamw(controllers.LSTM(hidden_size=32)),
@@ -87,9 +88,8 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
                           "MLP residual on AdamW, under a transformer over tensors and steps"),
     "adamw_gnn": (_on_adamw(GNN(hidden_size=32, num_layers=2)),
                   "MLP residual on AdamW, under a graph network over the model's layers"),
-    "muon_trust": (LearnedOptimizer(features=Features(groups=("compact",)), head=OutputRMS(), mixing=Trust(),
-                                    base=Muon()),
-                   "MLP on Muon, left alone where the learned step goes astray"),
+    "adamw_trust": (_on_adamw(mixing=Trust()),
+                    "MLP residual on AdamW, left alone for a while where its steps go astray"),
 }
 
 
