@@ -36,6 +36,12 @@ def test_a_contest_is_held_once_and_goes_on_where_it_stopped(tmp_path):
     assert path.stat().st_mtime_ns == written
 
 
+def test_results_of_designs_that_have_changed_since_are_left_out(tmp_path):
+    path, fresh = tmp_path / "designs.json", row("adamw_mlp", [0.9])
+    path.write_text(json.dumps({"runs": [fresh, fresh | {"fingerprint": "0"}, fresh | {"design": "forgotten"}]}))
+    assert contest.read(path) == [fresh]
+
+
 def test_what_a_result_depends_on_is_part_of_it(monkeypatch):
     first, *_ = SMALL.entries()
     keys = [first.key, replace(first, seed=1).key, replace(first, budget=2).key, replace(first, is_bare=True).key]

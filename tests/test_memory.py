@@ -1,5 +1,7 @@
 """A long meta-training holds its memory."""
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -44,3 +46,31 @@ def test_memory_stays_flat_for_ten_minutes(compiling: str, capsys: pytest.Captur
         print(f"\n{compiling}: {megabytes[0]:.0f} MB at first, {megabytes[-1]:.0f} MB at last, {min(megabytes):.0f} to "
               f"{max(megabytes):.0f}, slope {slope:+.2f} MB in {MINUTES} minutes, {len(seconds)} points")
     assert slope < 0.01 * megabytes[0]
+
+
+OPT2VEC = """
+import resource, sys, time
+import torch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+torch.set_num_threads(1)
+from optsearch.meta_training import MetaTraining, Plan, meta_train
+from optsearch.optimizers import named_design
+from optsearch.tasks import families
+started = time.monotonic()
+plan = Plan(named_design("opt2vec"), families("digits_mlp"), MetaTraining(), 150_000, 4, seed=0)
+*_, point = meta_train(plan)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((peak - before) / 1024, time.monotonic() - started, sum(leaf.numel() for leaf in point.weights.values()))
+"""
+
+
+@pytest.mark.slow
+def test_opt2vec_is_meta_trained_in_minutes_and_little_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """One core, at most 5 minutes and 500 MB over the import of torch; weights of a few KB."""
+    done = subprocess.run([sys.executable, "-c", OPT2VEC], capture_output=True, text=True, check=True)
+    megabytes, seconds, num_weights = map(float, done.stdout.split())
+    with capsys.disabled():
+        print(f"\n{megabytes:.0f} MB over torch, {seconds:.0f} s, {4 * num_weights / 1024:.1f} KB of weights")
+    assert megabytes < 500
+    assert seconds < 300
+    assert 4 * num_weights < 10_240

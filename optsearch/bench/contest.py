@@ -14,7 +14,7 @@ import torch
 from optsearch import evaluation, progress
 from optsearch.errors import FileError
 from optsearch.meta_training import MetaTraining, Outcome, Plan, meta_train
-from optsearch.optimizers import Controls, LearnedOptimizer, NoController, NoMemory, named_design
+from optsearch.optimizers import DESIGNS, Controls, LearnedOptimizer, NoController, NoMemory, named_design
 from optsearch.optimizers.layout import Layout
 from optsearch.tasks import TaskFamily, families_of
 
@@ -38,9 +38,7 @@ class Entry:
 
     @property
     def optimizer(self) -> LearnedOptimizer:
-        design = named_design(self.design)
-        return replace(design, controller=NoController(), memory=NoMemory(), controls=Controls()) if self.is_bare \
-            else design
+        return _optimizer(asdict(self))
 
     @property
     def key(self) -> Row:
@@ -48,11 +46,21 @@ class Entry:
         return asdict(self) | {"fingerprint": self.optimizer.fingerprint}
 
 
+def _optimizer(row: Row) -> LearnedOptimizer:
+    design = named_design(row["design"])
+    return without_controller(design) if row["is_bare"] else design
+
+
+def without_controller(design: LearnedOptimizer) -> LearnedOptimizer:
+    """The design as it is where nothing steers it."""
+    return replace(design, controller=NoController(), memory=NoMemory(), controls=Controls())
+
+
 @dataclass(frozen=True)
 class Contest:
     """Which designs are meta-trained on which tasks, each alone, for how many inner steps and from how many seeds.
 
-    `ablates` adds each design that has a controller without it.
+    `ablates` adds each design that has a controller without it, unless that is another of the designs.
     """
 
     designs: tuple[str, ...]
@@ -69,20 +77,20 @@ class Contest:
             named_design(design)
 
     def entries(self) -> Iterator[Entry]:
-        """Seeds first, so that a contest that is stopped has all designs."""
+        """Seeds first, so that a contest that is stopped has all designs; with what is ablated last."""
+        bare = [design for design in self.designs if self.ablates and named_design(design).has_controller]
         for seed in range(self.num_seeds):
             for task in self.tasks:
-                for design in self.designs:
-                    yield Entry(design, False, task, self.horizon, self.budget, seed)
-                    if self.ablates and named_design(design).has_controller:
-                        yield Entry(design, True, task, self.horizon, self.budget, seed)
+                for design, is_bare in [*((name, False) for name in self.designs), *((name, True) for name in bare)]:
+                    yield Entry(design, is_bare, task, self.horizon, self.budget, seed)
 
 
 def hold(contest: Contest, path: Path, num_workers: int, *, quiet: bool = False) -> list[Row]:
     """All results that `path` has afterwards; what it has already is not run again, and a kill loses nothing done."""
     rows = read(path)
     known = {_identity(row) for row in rows}
-    waiting = [entry for entry in dict.fromkeys(contest.entries()) if _identity(entry.key) not in known]
+    asked = {_identity(entry.key): entry for entry in reversed(list(contest.entries()))}
+    waiting = [entry for identity, entry in reversed(asked.items()) if identity not in known]
     with progress.meter("bench designs", max(1, len(waiting)), quiet=quiet) as meter:
         for done, (entry, row) in enumerate(_results(waiting, num_workers)):
             rows.append(row)
@@ -92,9 +100,10 @@ def hold(contest: Contest, path: Path, num_workers: int, *, quiet: bool = False)
 
 
 def read(path: Path) -> list[Row]:
-    """The results in a file, none where there is no file yet."""
+    """The results in a file, none where there is no file yet; those of designs that have changed since are left out."""
     try:
-        return json.loads(path.read_text())["runs"] if path.exists() else []
+        rows = json.loads(path.read_text())["runs"] if path.exists() else []
+        return [row for row in rows if row["design"] in DESIGNS and row["fingerprint"] == _optimizer(row).fingerprint]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{path} holds no results of `optsearch bench designs`. Choose another folder with "
                         "--output, or move it away.") from error
@@ -112,7 +121,8 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _identity(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("design", "is_bare", "task", "horizon", "budget", "seed", "fingerprint"))
+    """The same for results that come from the same computation, whatever the design is called."""
+    return tuple(row[name] for name in ("fingerprint", "task", "horizon", "budget", "seed"))
 
 
 def _results(entries: Sequence[Entry], num_workers: int) -> Iterator[tuple[Entry, Row]]:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from optsearch import pictures
-from optsearch.bench.contest import Row
+from optsearch.bench.contest import Row, without_controller
 from optsearch.bench.tables import Table
 from optsearch.errors import FileError
 from optsearch.evaluation.metrics import interquartile_mean
+from optsearch.optimizers import named_design
 
 Group = tuple[str, list[Row]]
 
@@ -93,16 +94,17 @@ def _ranking(rows: Sequence[Row]) -> Table:
 
 def _ablation(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
     """A line a design that ran both ways, from the seeds that both had."""
-    for design in dict.fromkeys(row["design"] for row in rows):
-        own = [row for row in rows if row["design"] == design]
-        losses = {is_bare: {row["seed"]: _mean(row, "relative_losses") for row in own if row["is_bare"] == is_bare}
-                  for is_bare in (False, True)}
-        seeds = sorted(set(losses[False]) & set(losses[True]))
-        if seeds:
-            ratios = [losses[False][seed] / losses[True][seed] for seed in seeds]
-            yield (design, rows[0]["task"], *(_span([losses[is_bare][seed] for seed in seeds])
-                                              for is_bare in (False, True)), _span(ratios),
-                   f"{sum(ratio < 1 for ratio in ratios)} of {len(seeds)} seeds")
+    losses: dict[str, dict[int, float]] = {}
+    for row in rows:
+        losses.setdefault(row["fingerprint"], {})[row["seed"]] = _mean(row, "relative_losses")
+    for label, runs in _labels(rows):
+        fingerprint = without_controller(named_design(runs[0]["design"])).fingerprint
+        steered, bare = losses[runs[0]["fingerprint"]], losses.get(fingerprint, {})
+        seeds = sorted(set(steered) & set(bare))
+        if seeds and fingerprint != runs[0]["fingerprint"]:
+            ratios = [steered[seed] / bare[seed] for seed in seeds]
+            yield (label, rows[0]["task"], *(_span([each[seed] for seed in seeds]) for each in (steered, bare)),
+                   _span(ratios), f"{sum(ratio < 1 for ratio in ratios)} of {len(seeds)} seeds")
 
 
 def _span(values: Sequence[float]) -> str:

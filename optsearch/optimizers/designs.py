@@ -84,6 +84,7 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
         "AdamW whose learning rate a tensor comes from its last 5 losses, gradient norms and rates"),
     "adamw_lstm": (_on_adamw(controllers.LSTM(hidden_size=32)),
                    "MLP residual on AdamW, under an LSTM a tensor"),
+    "adamw_gru": (_on_adamw(controllers.GRU(hidden_size=32)), "MLP residual on AdamW, under a GRU a tensor"),
     "adamw_transformer": (_on_adamw(Transformer(hidden_size=32, num_layers=2, num_heads=4, sequence_length=16)),
                           "MLP residual on AdamW, under a transformer over tensors and steps"),
     "adamw_gnn": (_on_adamw(GNN(hidden_size=32, num_layers=2)),
