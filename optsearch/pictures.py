@@ -208,7 +208,7 @@ def dots(path: Path, label: str, panels: Mapping[str, Mapping[str, Sequence[floa
         axis.set_yticklabels(list(values))
         axis.grid(axis="y", color="#eeeeee")
         axis.set_axisbelow(True)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
     path.parent.mkdir(parents=True, exist_ok=True)
