@@ -15,9 +15,9 @@ from optsearch.tasks import families
 SMALL = bench.Contest(("opt2vec",), ("quadratics",), horizon=40, budget=1_280, num_seeds=1, ablates=True)
 
 
-def row(design, losses, *, seed=0, is_bare=False, task="digits_mlp"):
+def row(design, losses, *, seed=0, left_out=(), task="digits_mlp"):
     """A result as a contest keeps it."""
-    entry = bench.Entry(design, is_bare, task, 200, 1000, seed)
+    entry = bench.Entry(design, left_out, task, 200, 1000, seed)
     return entry.key | {
         "outcome": "COMPLETED", "relative_losses": losses, "speedups": [1.0] * len(losses),
         "train_speedups": [2.0] * len(losses), "num_failed": 1, "seconds": 1.0, "microseconds_per_inner_step": 400.0,
@@ -27,8 +27,7 @@ def row(design, losses, *, seed=0, is_bare=False, task="digits_mlp"):
 def test_a_contest_is_held_once_and_goes_on_where_it_stopped(tmp_path):
     path = tmp_path / "designs.json"
     rows = bench.hold(SMALL, path, 2, quiet=True)
-    assert [(row["design"], row["is_bare"]) for row in sorted(rows, key=lambda row: row["is_bare"])] == [
-        ("opt2vec", False), ("opt2vec", True)]
+    assert sorted((row["design"], row["left_out"]) for row in rows) == [("opt2vec", []), ("opt2vec", ["controller"])]
     assert all(len(row["relative_losses"]) == 16 * len(families("quadratics")) for row in rows)
     assert json.loads(path.read_text()) == {"runs": rows}
     written = path.stat().st_mtime_ns
@@ -44,7 +43,8 @@ def test_results_of_designs_that_have_changed_since_are_left_out(tmp_path):
 
 def test_what_a_result_depends_on_is_part_of_it(monkeypatch):
     first, *_ = SMALL.entries()
-    keys = [first.key, replace(first, seed=1).key, replace(first, budget=2).key, replace(first, is_bare=True).key]
+    changes = ({}, {"seed": 1}, {"budget": 2}, {"left_out": ("controller",)})
+    keys = [replace(first, **change).key for change in changes]
     # A named design that was changed is another one.
     changed = replace(named_design("opt2vec"), tensors=named_design("celo").tensors)
     monkeypatch.setattr(contest, "named_design", lambda name: changed)
@@ -54,7 +54,7 @@ def test_what_a_result_depends_on_is_part_of_it(monkeypatch):
 
 def test_the_page_ranks_designs_and_says_what_controllers_add(tmp_path):
     rows = [row("adamw_mlp", [0.9] * 4), row("adamw_mlp", [1.0] * 4, seed=1), row("opt2vec", [0.8] * 4),
-            row("opt2vec", [1.6] * 4, is_bare=True), row("adamw_mlp", [1.1] * 4, task="quadratics")]
+            row("opt2vec", [1.6] * 4, left_out=("controller",)), row("adamw_mlp", [1.1] * 4, task="quadratics")]
     ranking, other, ablation = bench.contest_tables(rows)
     assert [line[:2] for line in ranking.rows] == [
         ("opt2vec", "0.800 (0.800..0.800)"), ("adamw_mlp", "0.950 (0.900..1.000)"),
@@ -66,6 +66,19 @@ def test_the_page_ranks_designs_and_says_what_controllers_add(tmp_path):
     page, picture = bench.write_contest(rows, tmp_path)
     assert "| opt2vec | 0.800" in page.read_text()
     assert imread(picture).shape[0] > 150
+
+
+def test_designs_that_are_equal_without_a_part_run_once():
+    entries = list(bench.Contest(("adamw_mlp", "adamw_gnn", "opt2vec"), ("quadratics",), num_seeds=1, ablates=True,
+                                 without_rules=True).entries())
+    assert [(entry.design, entry.left_out) for entry in entries] == [
+        ("adamw_mlp", ("rule",)), ("adamw_gnn", ("rule",)), ("opt2vec", ("rule",)),
+        ("adamw_gnn", ("rule", "controller")), ("opt2vec", ("rule", "controller"))]
+    alone, steered, opt2vec, bare, _ = (entry.optimizer for entry in entries)
+    assert alone.fingerprint == bare.fingerprint
+    assert not steered.has_rule
+    assert steered.has_controller
+    assert opt2vec == named_design("opt2vec")
 
 
 def test_names_are_checked_before_anything_runs_and_foreign_files_are_left_alone(tmp_path):

@@ -14,12 +14,22 @@ import torch
 from optsearch import evaluation, progress
 from optsearch.errors import FileError
 from optsearch.meta_training import MetaTraining, Outcome, Plan, meta_train
-from optsearch.optimizers import DESIGNS, Controls, LearnedOptimizer, NoController, NoMemory, named_design
+from optsearch.optimizers import (
+    DESIGNS,
+    Controls,
+    LearnedOptimizer,
+    NoController,
+    NoMemory,
+    NoRule,
+    Residual,
+    named_design,
+)
 from optsearch.optimizers.layout import Layout
 from optsearch.tasks import TaskFamily, families_of
 
 Row = dict[str, Any]
 NUM_POINTS = 4
+RULE, CONTROLLER = "rule", "controller"
 # One design of every family: per-parameter, recurrent, transformer, graph network, hybrid, Opt2Vec.
 FAMILIES = ("adamw_mlp", "adamw_lstm", "adamw_transformer", "adamw_gnn", "adamw_trust", "opt2vec")
 _baselines: dict[str, Row] = {}
@@ -27,10 +37,10 @@ _baselines: dict[str, Row] = {}
 
 @dataclass(frozen=True)
 class Entry:
-    """One meta-training of one named design; `is_bare` leaves its controller out."""
+    """One meta-training of one named design, or of what is left of it without some of its parts."""
 
     design: str
-    is_bare: bool
+    left_out: tuple[str, ...]
     task: str
     horizon: int
     budget: int
@@ -43,24 +53,28 @@ class Entry:
     @property
     def key(self) -> Row:
         """What makes a result that of this entry: all that it depends on."""
-        return asdict(self) | {"fingerprint": self.optimizer.fingerprint}
+        return asdict(self) | {"left_out": list(self.left_out), "fingerprint": self.optimizer.fingerprint}
 
 
 def _optimizer(row: Row) -> LearnedOptimizer:
-    design = named_design(row["design"])
-    return without_controller(design) if row["is_bare"] else design
+    return without(named_design(row["design"]), row["left_out"])
 
 
-def without_controller(design: LearnedOptimizer) -> LearnedOptimizer:
-    """The design as it is where nothing steers it."""
-    return replace(design, controller=NoController(), memory=NoMemory(), controls=Controls())
+def without(design: LearnedOptimizer, parts: Sequence[str]) -> LearnedOptimizer:
+    """The design without its rule, its controller or both."""
+    if RULE in parts:
+        design = replace(design, rule=NoRule(), mixing=Residual(), controls=replace(design.controls, context_size=0))
+    if CONTROLLER in parts:
+        design = replace(design, controller=NoController(), memory=NoMemory(), controls=Controls())
+    return design
 
 
 @dataclass(frozen=True)
 class Contest:
     """Which designs are meta-trained on which tasks, each alone, for how many inner steps and from how many seeds.
 
-    `ablates` adds each design that has a controller without it, unless that is another of the designs.
+    `ablates` adds each design that has a controller without it, unless that is another of the designs;
+    `without_rules` leaves the rules of all out, so that controllers are alone with the base.
     """
 
     designs: tuple[str, ...]
@@ -69,6 +83,7 @@ class Contest:
     budget: int = 150_000
     num_seeds: int = 3
     ablates: bool = False
+    without_rules: bool = False
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -78,11 +93,13 @@ class Contest:
 
     def entries(self) -> Iterator[Entry]:
         """Seeds first, so that a contest that is stopped has all designs; with what is ablated last."""
+        left_out = (RULE,) if self.without_rules else ()
         bare = [design for design in self.designs if self.ablates and named_design(design).has_controller]
+        variants = [(name, left_out) for name in self.designs] + [(name, (*left_out, CONTROLLER)) for name in bare]
         for seed in range(self.num_seeds):
             for task in self.tasks:
-                for design, is_bare in [*((name, False) for name in self.designs), *((name, True) for name in bare)]:
-                    yield Entry(design, is_bare, task, self.horizon, self.budget, seed)
+                for design, parts in variants:
+                    yield Entry(design, parts, task, self.horizon, self.budget, seed)
 
 
 def hold(contest: Contest, path: Path, num_workers: int, *, quiet: bool = False) -> list[Row]:

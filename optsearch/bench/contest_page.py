@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from optsearch import pictures
-from optsearch.bench.contest import Row, without_controller
+from optsearch.bench.contest import CONTROLLER, Row, without
 from optsearch.bench.tables import Table
 from optsearch.errors import FileError
 from optsearch.evaluation.metrics import interquartile_mean
@@ -64,7 +64,7 @@ def _settings(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _label(row: Row) -> str:
-    return f"{row['design']}, no controller" if row["is_bare"] else str(row["design"])
+    return ", ".join([row["design"], *(f"no {part}" for part in row["left_out"])])
 
 
 def _labels(rows: Sequence[Row]) -> Iterator[Group]:
@@ -98,7 +98,7 @@ def _ablation(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
     for row in rows:
         losses.setdefault(row["fingerprint"], {})[row["seed"]] = _mean(row, "relative_losses")
     for label, runs in _labels(rows):
-        fingerprint = without_controller(named_design(runs[0]["design"])).fingerprint
+        fingerprint = without(named_design(runs[0]["design"]), [*runs[0]["left_out"], CONTROLLER]).fingerprint
         steered, bare = losses[runs[0]["fingerprint"]], losses.get(fingerprint, {})
         seeds = sorted(set(steered) & set(bare))
         if seeds and fingerprint != runs[0]["fingerprint"]:

@@ -38,6 +38,7 @@ def designs(names: Annotated[list[str] | None, typer.Argument(help="Designs; by 
             horizon: Annotated[int, typer.Option(min=20, help="Inner steps of a training.")] = 200,
             seeds: Annotated[int, typer.Option(min=1, help="Meta-trainings of each.")] = 3,
             ablate: Annotated[bool, typer.Option("--ablate", help="Also without their controllers.")] = False,
+            without_rules: Annotated[bool, typer.Option("--without-rules", help="Controllers and bases only.")] = False,
             output: Annotated[Path, typer.Option(help="A folder for designs.json, .md and .png.")] = Path("reports"),
             workers: WorkersOption = 2, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
     """Meta-train designs for the same budget and rank them; takes minutes a design, goes on where it was stopped.
@@ -48,7 +49,7 @@ def designs(names: Annotated[list[str] | None, typer.Argument(help="Designs; by 
     from optsearch import bench
 
     contest = bench.Contest(tuple(names or bench.FAMILIES), tuple(task or ["digits_mlp"]), horizon, budget, seeds,
-                            ablate)
+                            ablate, without_rules)
     rows = bench.hold(contest, output / "designs.json", workers, quiet=quiet or as_json)
     written = bench.write_contest(rows, output)
     lines = []
