@@ -16,6 +16,8 @@ from optsearch.cli.options import (
     slots_of,
 )
 
+# The parts that tell designs apart, in the order in which a reader asks for them.
+TELLING = ("controller", "memory", "rule", "head", "mixing", "base", "schedule")
 studies = typer.Typer(no_args_is_help=True, help="Make, run and look at studies.")
 
 
@@ -84,6 +86,8 @@ def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> 
 def show(name: NameArgument, storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """A study's definition and trials; a value is log(loss / tuned AdamW's), so below 0 is better.
 
+    Trials are shown with the kinds of their parts; --json has all that was chosen.
+
     Example: optsearch study show digits
     """
     from optsearch.search.definition import StudyDefinition
@@ -94,14 +98,19 @@ def show(name: NameArgument, storage: StorageOption = None, as_json: JsonOption 
     definition, counts = StudyDefinition.of(study), summary(study)
     trials = study.get_trials(deepcopy=False)
     rows = [(str(trial.number), state_in_words(trial), "" if trial.value is None else f"{trial.value:.4f}",
-             " ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-                      for key, value in sorted(trial.params.items()))) for trial in trials]
+             _in_brief(trial.user_attrs.get("design", {}))) for trial in trials]
     as_data = [{"number": trial.number, "state": trial.state.name, "value": trial.value, "params": trial.params,
                 "duplicate_of": trial.user_attrs.get(DUPLICATE_OF)} for trial in trials]
     facts = {"space": definition.space, "tasks": list(definition.tasks), "horizon": definition.horizon,
              "budget": definition.budget, "seed": definition.seed}
     emit(counts | facts | {"trials": as_data}, as_json,
           [_in_words(counts), ", ".join(f"{key} {value}" for key, value in facts.items()), *columns(rows)])
+
+
+def _in_brief(design: dict[str, dict[str, Any]]) -> str:
+    """The kinds of the parts that tell designs apart."""
+    kinds = {slot: design.get(slot, {}).get("kind", "none") for slot in TELLING}
+    return ", ".join(f"{kind} {slot}" for slot, kind in kinds.items() if kind != "none")
 
 
 @studies.command("stop")
