@@ -92,7 +92,7 @@ def test_the_readme_names_commands_and_options_that_exist() -> None:
 def test_the_readme_shows_a_space_that_can_be_searched() -> None:
     readme = (Path(optsearch.__file__).parent.parent / "README.md").read_text()
     (text,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert len(list(parse_space("README.md", text).rows())) == 3
+    assert len(list(parse_space("README.md", text).rows())) == 5
 
 
 def test_the_lists_name_everything_that_is_registered() -> None:

@@ -19,7 +19,6 @@ MOMENTUM_DECAYS = torch.tensor([0.9, 0.99, 0.999])
 SECOND_MOMENT_DECAY = torch.tensor([0.999])
 TIME_SCALES = torch.tensor([1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000])
 PROGRESS_CENTRES = torch.tensor([0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1])
-LEARNING_RATE = 1e-3
 
 
 def digits_loss(params: Tree, batch: Tree) -> Tensor:
@@ -42,7 +41,8 @@ def small_fc(weights: Tree) -> Step:
         features = torch.cat([column, param[..., None], momentum, second, momentum * rsqrt, rsqrt,
                               column * inverse_root, momentum * inverse_root, *lines], -1)
         time = torch.tanh(state["step"] / TIME_SCALES - 1).expand(*param.shape, -1)
-        return -LEARNING_RATE * _network(weights, torch.cat([_normalised(features), time], -1))
+        outputs = _network(weights, torch.cat([_normalised(features), time], -1))
+        return -1e-3 * outputs[..., 0] * torch.exp(0.001 * outputs[..., 1])
 
     return step
 
@@ -57,12 +57,13 @@ def adamw_mlp(weights: Tree) -> Step:
         rsqrt, column = torch.rsqrt(second + 1e-8), gradient[..., None]
         features = torch.cat([column, param[..., None], momentum, momentum * rsqrt, column * rsqrt], -1)
         done = torch.tanh(10 * (progress - PROGRESS_CENTRES)).expand(*param.shape, -1)
-        learned = _network(weights, torch.cat([_normalised(features), done], -1))
+        learned = _network(weights, torch.cat([_normalised(features), done], -1))[..., 0]
+        learned = learned * torch.rsqrt(1 + learned.square().mean())
         first_hat = momentum[..., 0] / (1 - 0.9 ** state["step"])
         second_hat = second[..., 0] / (1 - 0.999 ** state["step"])
-        adamw = first_hat / (second_hat.clamp(min=1e-30).sqrt() + 1e-8) + 0.01 * param
+        adamw = first_hat / (second_hat.clamp(min=1e-30).sqrt() + 1e-8) + 0.3 * param
         hats = (1 - (progress * (len(knots) - 1) - places).abs()).clamp(min=0)
-        return -LEARNING_RATE * torch.exp(10 * (level + (hats * knots).sum())) * (adamw + learned)
+        return -0.01 * torch.exp(10 * (level + (hats * knots).sum())) * (adamw + learned)
 
     return step
 
@@ -74,8 +75,7 @@ def _learned(decays: Tensor, offset: Tensor) -> Tensor:
 def _network(weights: Tree, features: Tensor) -> Tensor:
     hidden = functional.linear(features, weights["rule.hidden0.weight"], weights["rule.hidden0.bias"]).relu()
     hidden = functional.linear(hidden, weights["rule.hidden1.weight"], weights["rule.hidden1.bias"]).relu()
-    outputs = functional.linear(hidden, weights["rule.output.weight"], weights["rule.output.bias"])
-    return outputs[..., 0] * torch.exp(0.001 * outputs[..., 1])
+    return functional.linear(hidden, weights["rule.output.weight"], weights["rule.output.bias"])
 
 
 def _normalised(features: Tensor) -> Tensor:

@@ -110,6 +110,8 @@ def show(name: NameArgument, storage: StorageOption = None, as_json: JsonOption 
 def _in_brief(design: dict[str, dict[str, Any]]) -> str:
     """The kinds of the parts that tell designs apart."""
     kinds = {slot: design.get(slot, {}).get("kind", "none") for slot in TELLING}
+    # Without a rule no head is read.
+    kinds |= {"head": "none"} if kinds["rule"] == "none" else {}
     return ", ".join(f"{kind} {slot}" for slot, kind in kinds.items() if kind != "none")
 
 
