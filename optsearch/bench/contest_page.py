@@ -40,8 +40,9 @@ def write_contest(rows: Sequence[Row], directory: Path) -> list[Path]:
              "", "![Relative loss of every design and meta-seed](designs.png)"]
     for table in contest_tables(rows):
         lines += ["", *table.markdown()]
-    panels = {title(group): {label: [_mean(row, "relative_losses") for row in runs] for label, runs in _labels(group)}
-              for group in _settings(rows)}
+    panels = {title(group).replace(" steps, ", " steps,\n"): {
+        label: [_mean(row, "relative_losses") for row in runs] for label, runs in _labels(group)}
+        for group in _settings(rows)}
     try:
         page.write_text("\n".join(lines) + "\n")
         pictures.dots(picture, "relative loss (1: tuned AdamW + cosine)", panels)
