@@ -23,16 +23,16 @@ class EmbeddingLog:
         log.save("run.safetensors")
 
     `names` are those of the params, in the optimizer's order; by default those of `named_parameters()` where it
-    was given them. Raises `UsageError` for designs without a controller.
+    was given them, and else their numbers. Raises `UsageError` for designs without a controller.
     """
 
     def __init__(self, optimizer: LearnedTorchOptimizer, every: int = 1, names: list[str] | None = None) -> None:
         if every < 1:
             raise UsageError(f"every must be at least 1, not {every}.")
         optimizer.embeddings()
-        params = [name for group in optimizer.param_groups
-                  for name in group.get("param_names", map(str, range(len(group["params"]))))]
-        self.names = list(params if names is None else names)
+        given = [name for group in optimizer.param_groups for name in group.get("param_names", ())]
+        num_params = sum(len(group["params"]) for group in optimizer.param_groups)
+        self.names = names or given or [str(index) for index in range(num_params)]
         self._every, self._num_steps = every, 0
         self._kept: list[tuple[int, Tensor]] = []
         self._hook = optimizer.register_step_post_hook(self._keep)

@@ -88,24 +88,23 @@ class MLP:
 
 
 @dataclass(frozen=True)
-class LSTM:
-    """A coordinate-wise LSTM (Andrychowicz et al. 2016, arxiv.org/abs/1606.04474), one bias a gate.
-
-    `input_size` above 0 puts a layer of that many units with ELU before it, as RNNProp has
-    (Lv et al. 2017, arxiv.org/abs/1703.03633). `forget_bias` is where the biases of the forget gates start.
-    """
+class Recurrent:
+    """What recurrent rules share: gates over what is seen and over the last units, and a readout."""
 
     hidden_size: int = 8
     num_layers: int = 1
     input_size: int = 0
-    forget_bias: float = 0.0
+    num_gates: ClassVar[int]
 
     def __post_init__(self) -> None:
-        _require_sizes("rule.lstm", self.hidden_size, self.num_layers, self.input_size)
+        require(f"rule.{type(self).__name__.lower()}",
+                self.hidden_size > 0 and self.num_layers > 0 and self.input_size >= 0,
+                "hidden_size and num_layers must be at least 1 and input_size at least 0, not "
+                f"{self.hidden_size}, {self.num_layers} and {self.input_size}.")
 
     @property
     def width(self) -> int:
-        return self.input_size or 4 * self.hidden_size
+        return self.input_size or self.num_gates * self.hidden_size
 
     def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
         return (self.init_cells(generator, num_inputs)
@@ -113,7 +112,37 @@ class LSTM:
 
     def init_cells(self, generator: torch.Generator, num_inputs: int) -> Tree:
         """Weights without the readout."""
-        weights = _init_gates(generator, num_inputs, self.hidden_size, (self.num_layers, self.input_size, 4))
+        weights = init_layer(generator, "input", num_inputs, self.input_size) if self.input_size else {}
+        fan_in, num_units = self.input_size or num_inputs, self.num_gates * self.hidden_size
+        for index in range(self.num_layers):
+            weights |= init_layer(generator, f"gates{index}", fan_in, num_units)
+            weights[f"recurrent{index}"] = init_layer(
+                generator, "recurrent", self.hidden_size, num_units)["recurrent.weight"]
+            fan_in = self.hidden_size
+        return weights
+
+    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
+        hidden, state = self.advance(weights, inputs, state)
+        return linear(weights, "output", hidden), state
+
+    def advance(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
+        """The last layer's units `[..., hidden_size, n]`, and the next state."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LSTM(Recurrent):
+    """A coordinate-wise LSTM (Andrychowicz et al. 2016, arxiv.org/abs/1606.04474), one bias a gate.
+
+    `input_size` above 0 puts a layer of that many units with ELU before it, as RNNProp has
+    (Lv et al. 2017, arxiv.org/abs/1703.03633). `forget_bias` is where the biases of the forget gates start.
+    """
+
+    forget_bias: float = 0.0
+    num_gates: ClassVar[int] = 4
+
+    def init_cells(self, generator: torch.Generator, num_inputs: int) -> Tree:
+        weights = super().init_cells(generator, num_inputs)
         if self.forget_bias:
             for index in range(self.num_layers):
                 weights[f"gates{index}.bias"][self.hidden_size:2 * self.hidden_size] = self.forget_bias
@@ -123,12 +152,7 @@ class LSTM:
         shape = (*like.shape[:-1], self.num_layers, self.hidden_size, like.shape[-1])
         return {"hidden": like.new_zeros(shape), "cell": like.new_zeros(shape)}
 
-    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
-        hidden, state = self.advance(weights, inputs, state)
-        return linear(weights, "output", hidden), state
-
     def advance(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
-        """The last layer's units `[..., hidden_size, n]`, and the next state."""
         gates = _first_gates(weights, inputs)
         hiddens: list[Tensor] = []
         cells: list[Tensor] = []
@@ -143,41 +167,23 @@ class LSTM:
 
 
 @dataclass(frozen=True)
-class GRU:
+class GRU(Recurrent):
     """A coordinate-wise gated recurrent unit (Cho et al. 2014, arxiv.org/abs/1406.1078), as `torch.nn.GRU` has it.
 
     `input_size` above 0 puts a layer of that many units with ELU before it.
     """
 
-    hidden_size: int = 8
-    num_layers: int = 1
-    input_size: int = 0
-
-    def __post_init__(self) -> None:
-        _require_sizes("rule.gru", self.hidden_size, self.num_layers, self.input_size)
-
-    @property
-    def width(self) -> int:
-        return self.input_size or 3 * self.hidden_size
-
-    def init_weights(self, generator: torch.Generator, num_inputs: int, num_outputs: int) -> Tree:
-        return (self.init_cells(generator, num_inputs)
-                | init_layer(generator, "output", self.hidden_size, num_outputs))
+    num_gates: ClassVar[int] = 3
 
     def init_cells(self, generator: torch.Generator, num_inputs: int) -> Tree:
-        """Weights without the readout; `recalled` is the bias inside the reset gate."""
-        weights = _init_gates(generator, num_inputs, self.hidden_size, (self.num_layers, self.input_size, 3))
-        return weights | {f"recalled{index}": torch.zeros(self.hidden_size) for index in range(self.num_layers)}
+        """`recalled` is the bias inside the reset gate."""
+        return super().init_cells(generator, num_inputs) | {
+            f"recalled{index}": torch.zeros(self.hidden_size) for index in range(self.num_layers)}
 
     def init(self, like: Tensor) -> Tree:
         return {"hidden": like.new_zeros(*like.shape[:-1], self.num_layers, self.hidden_size, like.shape[-1])}
 
-    def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
-        hidden, state = self.advance(weights, inputs, state)
-        return linear(weights, "output", hidden), state
-
     def advance(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
-        """The last layer's units `[..., hidden_size, n]`, and the next state."""
         gates = _first_gates(weights, inputs)
         hiddens: list[Tensor] = []
         for index in range(self.num_layers):
@@ -189,24 +195,6 @@ class GRU:
             fresh = (seen[2] + reset * (recalled[2] + weights[f"recalled{index}"][..., None])).tanh()
             hiddens.append(fresh + keep * (before - fresh))
         return hiddens[-1], {"hidden": torch.stack(hiddens, -3)}
-
-
-def _require_sizes(slot: str, hidden_size: int, num_layers: int, input_size: int) -> None:
-    require(slot, hidden_size > 0 and num_layers > 0 and input_size >= 0,
-            "hidden_size and num_layers must be at least 1 and input_size at least 0, not "
-            f"{hidden_size}, {num_layers} and {input_size}.")
-
-
-def _init_gates(generator: torch.Generator, num_inputs: int, hidden_size: int, sizes: tuple[int, int, int]) -> Tree:
-    num_layers, input_size, num_gates = sizes
-    weights = init_layer(generator, "input", num_inputs, input_size) if input_size else {}
-    fan_in = input_size or num_inputs
-    for index in range(num_layers):
-        weights |= init_layer(generator, f"gates{index}", fan_in, num_gates * hidden_size)
-        weights[f"recurrent{index}"] = init_layer(
-            generator, "recurrent", hidden_size, num_gates * hidden_size)["recurrent.weight"]
-        fan_in = hidden_size
-    return weights
 
 
 def _first_gates(weights: Tree, inputs: Projected) -> Tensor:
