@@ -10,6 +10,7 @@ from torch import nn
 from optsearch import optimizers
 from optsearch.optimizers import (
     DESIGNS,
+    GRU,
     HEADS,
     LSTM,
     MIXINGS,
@@ -170,6 +171,21 @@ def test_the_lstm_is_that_of_torch_for_every_parameter(num_layers, input_size):
         f"weight_hh_l{index}": weights[f"recurrent{index}"], f"bias_hh_l{index}": torch.zeros(20)}.items()})
     before = nn.Sequential(linear(weights, "input"), nn.ELU()) if input_size else nn.Identity()
     # Steps of time first, parameters as torch's batch.
+    hidden, _ = network(before(sequence.mT))
+    torch.testing.assert_close(run_rule(rule, weights, sequence), linear(weights, "output")(hidden).mT.detach())
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("input_size", [0, 3])
+def test_the_gru_is_that_of_torch_for_every_parameter(num_layers, input_size):
+    rule = GRU(hidden_size=5, num_layers=num_layers, input_size=input_size)
+    weights, sequence = random_weights(rule, 4, 2), normal(6, 4, 7)
+    network = nn.GRU(input_size or 4, 5, num_layers, dtype=torch.float64)
+    network.load_state_dict({name: leaf for index in range(num_layers) for name, leaf in {
+        f"weight_ih_l{index}": weights[f"gates{index}.weight"], f"bias_ih_l{index}": weights[f"gates{index}.bias"],
+        f"weight_hh_l{index}": weights[f"recurrent{index}"],
+        f"bias_hh_l{index}": torch.cat([torch.zeros(10), weights[f"recalled{index}"]])}.items()})
+    before = nn.Sequential(linear(weights, "input"), nn.ELU()) if input_size else nn.Identity()
     hidden, _ = network(before(sequence.mT))
     torch.testing.assert_close(run_rule(rule, weights, sequence), linear(weights, "output")(hidden).mT.detach())
 
