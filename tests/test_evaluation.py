@@ -1,7 +1,7 @@
 """The yardstick: the baseline is torch's AdamW under a cosine, and the metrics say what they are said to say."""
 
 from dataclasses import replace
-from math import cos, pi
+from math import cos, log, pi
 
 import pytest
 import torch
@@ -207,6 +207,25 @@ def test_a_diverged_optimizer_counts_as_the_cap_and_is_counted() -> None:
     assert standing.speedup.value == 0.0
     value = evaluation.value(design, weights, [evaluation.opponent(FAMILY, HORIZON)])
     assert torch.isfinite(torch.tensor(value))
+
+
+def test_a_loss_of_exactly_zero_has_a_finite_value() -> None:
+    flat = replace(FAMILY, loss_cap=0.0)
+    against = evaluation.Opponent(replace(SETUP, family=flat), torch.ones(2))
+    design = named_design("adamw_mlp")
+    assert evaluation.value(design, design.init_weights(generator(0, "weights")), [against]) == pytest.approx(log(0.01))
+
+
+def test_weights_measured_side_by_side_have_the_values_that_they_have_alone() -> None:
+    design = named_design("adamw_mlp")
+    sets = [{name: leaf + 0.1 * index for name, leaf in design.init_weights(generator(0, "weights")).items()}
+            for index in range(3)]
+    against = evaluation.Opponent(SETUP, torch.tensor([0.5, 0.7]))
+    together = evaluation.values(design, {name: torch.stack([tree[name] for tree in sets]) for name in sets[0]},
+                                 [against])
+    alone = torch.tensor([evaluation.value(design, tree, [against]) for tree in sets])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    assert alone.std() > 0.01
 
 
 def test_a_profile_is_the_part_of_trainings_within_each_ratio() -> None:

@@ -14,7 +14,7 @@ from optsearch.evaluation.hand_made import OPPONENTS
 from optsearch.evaluation.loggers import CSVLogger, MLflowLogger, TensorBoardLogger, WandbLogger
 from optsearch.evaluation.measurements import Cache, Measurement, Tuned, uncached
 from optsearch.evaluation.metrics import Interval
-from optsearch.evaluation.selection import Opponent, opponent, selection_setup, value
+from optsearch.evaluation.selection import Opponent, opponent, selection_setup, value, values
 from optsearch.evaluation.tracker import LearningCurveTracker
 from optsearch.evaluation.yardstick import NUM_REPORT_SEEDS, Result, Standing, compete, profile, report_setup, standing
 
@@ -22,5 +22,5 @@ __all__ = [
     "BASELINE", "LEARNED", "NUM_REPORT_SEEDS", "OPPONENTS", "TUNED_LEARNED", "CSVLogger", "Cache", "Contender",
     "CurveAnalysis", "Interval", "LearningCurveTracker", "MLflowLogger", "Measurement", "Opponent", "Result",
     "Standing", "TensorBoardLogger", "Tuned", "WandbLogger", "compete", "hand_made", "learned", "learned_tuned",
-    "opponent", "profile", "report_setup", "selection_setup", "standing", "uncached", "value",
+    "opponent", "profile", "report_setup", "selection_setup", "standing", "uncached", "value", "values",
 ]

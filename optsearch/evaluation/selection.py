@@ -15,6 +15,8 @@ from optsearch.tasks.family import TaskFamily
 from optsearch.trees import Tree
 
 NUM_SELECTION_SEEDS = 6
+# A training may end at a loss of exactly 0, whose logarithm would outweigh every other family.
+LEAST_RELATIVE_LOSS = 0.01
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,16 @@ def opponent(family: TaskFamily, horizon: int, cache: Cache = uncached) -> Oppon
 
 def value(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Opponent]) -> float:
     """Mean over families and seeds of log(relative loss): 0 ties with tuned AdamW, below 0 is better."""
-    return float(torch.stack([log_relative_losses(optimizer, weights, each).mean() for each in opponents]).mean())
+    return float(values(optimizer, {name: leaf[None] for name, leaf in weights.items()}, opponents))
+
+
+def values(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Opponent]) -> Tensor:
+    """The values `[m]` of `m` sets of weights (leaves `[m, ...]`), all trained with side by side."""
+    return torch.stack([log_relative_losses(optimizer, weights, each).mean(1) for each in opponents]).mean(0)
 
 
 def log_relative_losses(optimizer: LearnedOptimizer, weights: Tree, against: Opponent) -> Tensor:
-    """One value a seed; finite, since losses are capped."""
-    measured = runs.run(optimizer, {name: leaf[None] for name, leaf in weights.items()}, against.setup).measured
-    return (metrics.final_loss(measured).cpu() / against.finals).log()
+    """One value a set of weights and seed, `[m, seeds]`; finite, since losses are capped and so is what 0 is worth."""
+    finals = metrics.final_loss(runs.run(optimizer, weights, against.setup).measured).cpu()
+    relative = finals.view(-1, len(against.finals)) / against.finals
+    return relative.clamp(min=LEAST_RELATIVE_LOSS).log()
