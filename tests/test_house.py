@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "optimizers": set(),
     "meta_training": {"tasks", "optimizers"},
     "export": {"optimizers"},
-    "bench": {"tasks", "optimizers", "meta_training", "export", "evaluation"},
+    "bench": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search"},
     "evaluation": {"tasks", "optimizers", "meta_training"},
     "search": {"tasks", "optimizers", "meta_training", "export", "evaluation"},
     "report": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search"},
@@ -32,13 +32,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Each foreign library and the rooms that are its home.
 HOME: dict[str, set[str]] = {
-    "optuna": {"search"},
+    "optuna": {"search", "bench"},
     "botorch": {"search"},
     "gpytorch": {"search"},
     "sqlalchemy": {"search"},
     "joblib": {"search"},
-    "sklearn": {"tasks"},
-    "networkx": {"optimizers", "tasks"},
+    "sklearn": {"tasks", "bench"},
+    "scipy": {"search", "bench"},
+    "networkx": {"optimizers", "tasks", "search"},
     "tokenizers": {"tasks"},
     "torchvision": {"tasks"},
     "datasets": {"tasks"},

@@ -44,11 +44,11 @@ _quiet = threading.RLock()
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def quietly(category: type[Warning] = ExperimentalWarning) -> Iterator[None]:
     """Optuna without its warnings of experimental features, which we use on purpose, and without its log."""
     # Filters belong to the whole process: two threads that change them would put back each other's.
     with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", category)
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:

@@ -1,0 +1,1 @@
+"""What trials that have not ended are likely to end at, and whether such forecasts came true."""

@@ -1,0 +1,1 @@
+"""What designs that were not tried are likely to come to: conditional spaces as numbers, kernels on them, models."""

@@ -1,0 +1,123 @@
+"""What a study's trials tell a model: values where they ended, forecasts where they were stopped, points under way."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy
+from optuna import Study
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optsearch.search.surrogate.tree import Params, TreeSpace
+
+# As many characters as every database takes in one attribute of a trial.
+CHUNK = 2045
+KEY = "optsearch:relative_params"
+# Fewer ends than these say little about how far from them a curve is.
+MIN_ENDS = 3
+
+Forecasts = Callable[[Study], Mapping[int, tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class History:
+    """Points with their values, lower is better, and standard deviations, 0 where measured; points under way."""
+
+    points: tuple[Params, ...]
+    values: tuple[float, ...]
+    deviations: tuple[float, ...]
+    pending: tuple[Params, ...]
+    tried: tuple[Params, ...]
+
+    @property
+    def best_first(self) -> list[Params]:
+        return [self.points[index] for index in numpy.argsort(self.values, kind="stable")]
+
+
+def history(study: Study, tree: TreeSpace, current: int, forecasts: Forecasts | None = None) -> History:
+    """What all trials but number `current` tell about points of the tree.
+
+    Failed ones and those that are no such points say nothing. A trial that was stopped has the mean and deviation
+    that `forecasts` gives its number; without forecasts, those by which trials that ended were off at that step.
+    Infinite values count as the worst, or best, finite one.
+    """
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != current]
+    sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
+    known = _known(study, trials, forecasts)
+    found = {trial.number: point for trial in trials if (point := _point(tree, trial)) is not None}
+    numbers = [number for number in sorted(known) if number in found]
+    return History(tuple(found[number] for number in numbers),
+                   _finite([sign * known[number][0] for number in numbers]),
+                   tuple(known[number][1] for number in numbers),
+                   tuple(found[trial.number] for trial in trials
+                         if trial.state is TrialState.RUNNING and trial.number in found),
+                   tuple(found.values()))
+
+
+def announce(study: Study, trial: FrozenTrial, params: Params) -> None:
+    """Tell other processes what a trial is about to ask."""
+    text = json.dumps(params)
+    for index in range(0, len(text), CHUNK):
+        study._storage.set_trial_system_attr(trial._trial_id, f"{KEY}:{index // CHUNK}", text[index:index + CHUNK])
+
+
+def announced(trial: FrozenTrial) -> Params:
+    """What a trial asked or is about to ask."""
+    chunks: list[str] = []
+    while chunk := trial.system_attrs.get(f"{KEY}:{len(chunks)}"):
+        chunks.append(chunk)
+    try:
+        return {**json.loads("".join(chunks) or "{}"), **trial.params}
+    except json.JSONDecodeError:
+        # It is being written.
+        return trial.params
+
+
+def _known(study: Study, trials: Sequence[FrozenTrial],
+           forecasts: Forecasts | None) -> dict[int, tuple[float, float]]:
+    """Value and deviation by number."""
+    known = {trial.number: (trial.value, 0.0) for trial in trials
+             if trial.state is TrialState.COMPLETE and trial.value is not None}
+    stopped = [trial for trial in trials if trial.state is TrialState.PRUNED]
+    if forecasts is None:
+        ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        guesses = {trial.number: guess for trial in stopped if (guess := _last(trial, ended)) is not None}
+    else:
+        said = forecasts(study) if stopped else {}
+        guesses = {trial.number: said[trial.number] for trial in stopped if trial.number in said}
+    return {number: each for number, each in (known | guesses).items() if not any(numpy.isnan(each))}
+
+
+def _last(trial: FrozenTrial, ended: Sequence[FrozenTrial]) -> tuple[float, float] | None:
+    """The last value of a stopped trial, moved by what those that ended went on to change, and how far that differs."""
+    step = trial.last_step
+    if step is None:
+        return None
+    last = trial.intermediate_values[step]
+    changes = [each.value - before for each in ended if each.value is not None
+               and (before := _until(each, step)) is not None and numpy.isfinite(each.value - before)]
+    if len(changes) < MIN_ENDS:
+        values = [each.value for each in ended if each.value is not None and numpy.isfinite(each.value)]
+        return last, float(numpy.std(values)) if values else 0.0
+    middle = float(numpy.median(changes))
+    return last + middle, float(numpy.sqrt(numpy.mean(numpy.square(numpy.subtract(changes, middle)))))
+
+
+def _until(trial: FrozenTrial, step: int) -> float | None:
+    """The last value at or before a step."""
+    return next((trial.intermediate_values[each] for each in sorted(trial.intermediate_values, reverse=True)
+                 if each <= step), None)
+
+
+def _point(tree: TreeSpace, trial: FrozenTrial) -> Params | None:
+    """The parameters of a trial that the tree has; None where it has none, or a value that the tree does not."""
+    if trial.state in (TrialState.FAIL, TrialState.WAITING):
+        return None
+    point = {name: value for name, value in announced(trial).items() if name in tree.distributions}
+    return point if point and all(tree.has(name, value) for name, value in point.items()) else None
+
+
+def _finite(values: Sequence[float]) -> tuple[float, ...]:
+    finite = [value for value in values if numpy.isfinite(value)] or [0.0]
+    return tuple(min(max(finite), max(min(finite), value)) for value in values)
