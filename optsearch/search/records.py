@@ -34,8 +34,17 @@ class CurvePoint(_Table):
     inner_steps: Mapped[int] = mapped_column(primary_key=True)
 
 
+class Forecast(_Table):
+    """What was forecast of a chain at one point of its learning curve, and what was decided."""
+
+    __tablename__ = "optsearch_forecasts"
+    study_id: Mapped[int] = mapped_column(primary_key=True)
+    chain: Mapped[int] = mapped_column(primary_key=True)
+    inner_steps: Mapped[int] = mapped_column(primary_key=True)
+
+
 class Records:
-    """Measurements and learning curves beside the studies at `url`.
+    """Measurements, learning curves and forecasts beside the studies at `url`.
 
     What is written once stays: writing it again changes nothing. Every method raises `StorageError`.
     """
@@ -58,11 +67,7 @@ class Records:
 
     def curves(self, study_id: int) -> dict[int, dict[int, Content]]:
         """For every chain of a study: inner steps -> point, in rising order."""
-        chosen = select(CurvePoint).where(CurvePoint.study_id == study_id)
-        curves: dict[int, dict[int, Content]] = {}
-        for row in self._all(chosen.order_by(CurvePoint.chain, CurvePoint.inner_steps)):
-            curves.setdefault(row.chain, {})[row.inner_steps] = json.loads(row.content)
-        return curves
+        return self._by_chain(CurvePoint, study_id)
 
     def curve(self, study_id: int, chain: int) -> dict[int, Content]:
         """Inner steps -> point, in rising order."""
@@ -75,19 +80,35 @@ class Records:
         self._put(CurvePoint(study_id=study_id, chain=chain, inner_steps=inner_steps,
                              content=json.dumps(content)))
 
+    def forecasts(self, study_id: int) -> dict[int, dict[int, Content]]:
+        """For every chain of a study: inner steps -> what was forecast there, in rising order."""
+        return self._by_chain(Forecast, study_id)
+
+    def put_forecast(self, study_id: int, chain: int, inner_steps: int, content: Content) -> None:
+        """Keep one forecast."""
+        self._put(Forecast(study_id=study_id, chain=chain, inner_steps=inner_steps, content=json.dumps(content)))
+
     def delete_study(self, study_id: int) -> None:
-        """Forget a study's curves; measurements stay, for other studies use them too.
+        """Forget a study's curves and forecasts; measurements stay, for other studies use them too.
 
         To be called for new studies as well: SQLite gives the number of a deleted study to the next one.
         """
         with storage_errors(self.url), Session(self._engine) as session, session.begin():
-            session.execute(delete(CurvePoint).where(CurvePoint.study_id == study_id))
+            for table in (CurvePoint, Forecast):
+                session.execute(delete(table).where(table.study_id == study_id))
 
     @cached_property
     def _engine(self) -> Engine:
         engine = opened(self.url, lambda: create_engine(self.url, **engine_options(self.url)))
         opened(self.url, lambda: _Table.metadata.create_all(engine))
         return engine
+
+    def _by_chain(self, table: type[CurvePoint] | type[Forecast], study_id: int) -> dict[int, dict[int, Content]]:
+        found: dict[int, dict[int, Content]] = {}
+        chosen = select(table).where(table.study_id == study_id)
+        for row in self._all(chosen.order_by(table.chain, table.inner_steps)):
+            found.setdefault(row.chain, {})[row.inner_steps] = json.loads(row.content)
+        return found
 
     def _all(self, chosen: Select[Any]) -> list[Any]:
         with storage_errors(self.url), Session(self._engine) as session:
