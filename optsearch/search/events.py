@@ -6,14 +6,16 @@ from typing import Literal
 
 from optuna.trial import TrialState
 
-Kind = Literal["started", "reported", "finished", "failed", "retried", "skipped"]
+Kind = Literal["started", "reported", "finished", "failed", "retried", "skipped",
+               "paused", "thawed"]
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened to a trial.
 
-    `retried` names the trial that resumes another; `skipped` is one that would have been a duplicate.
+    `retried` names the trial that resumes another; `skipped` is one that would have been a duplicate; `thawed` one that
+    has been started to continue a paused one.
     """
 
     kind: Kind

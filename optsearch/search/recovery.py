@@ -1,11 +1,13 @@
 """Trials that lose their process are started again, once, from their last checkpoint.
 
-A *chain* is a trial and its retries. All of a step (a claim; a failure and its retry) is one transaction
-under a lock, so that no two processes take the same step and no kill leaves half of it.
+A *chain* is a trial, its retries and, where trials are paused, those that continue them. All of a step (a claim;
+a failure and its retry) is one transaction under a lock, so that no two processes take the same step and no kill
+leaves half of it.
 """
 
 import os
 import socket
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,11 @@ from optsearch.search.storage import lock
 
 MAX_RETRIES = 3
 OWNER, FAILURE, CHAIN, RETRY_OF, NUM_RETRIES = "owner", "failure", "chain", "retry_of", "num_retries"
+# A pruned trial that may be continued, and what continues it.
+PAUSED, CONTINUES = "paused", "continues"
+# What is known only of a trial that has come to its end.
+ARTIFACT_IDS, OUTCOME = "artifacts", "outcome"
+OF_ONE_TRIAL = (OWNER, FAILURE, PAUSED, ARTIFACT_IDS, OUTCOME)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -37,18 +44,39 @@ def claim(study: optuna.Study, num_trials: int) -> optuna.Trial | None:
     Unlike after `study.ask`, it is never without an owner and a heartbeat, and no two processes together
     start too many.
     """
-    storage, study_id = database(study), study._study_id
-    with _create_scoped_session(storage.scoped_session) as session:
-        _lock_study(session, study_id)
-        if _count_active(session, study_id) >= num_trials:
+    def choose(session: Session) -> models.TrialModel | None:
+        if _count_active(session, study._study_id) >= num_trials:
             return None
-        row = _first_waiting(session, study_id)
+        return _first_waiting(session, study._study_id) or new_row(study, session)
+
+    trial_id = take(study, choose)
+    return None if trial_id is None else opened(study, trial_id)
+
+
+def take(study: optuna.Study, choose: Callable[[Session], models.TrialModel | None]) -> int | None:
+    """Make the row that `choose` gives a running trial of this process, all in one transaction; its id.
+
+    While `choose` looks at the study, nobody else changes it.
+    """
+    storage = database(study)
+    with _create_scoped_session(storage.scoped_session) as session:
+        _lock_study(session, study._study_id)
+        row = choose(session)
         if row is None:
-            row = storage._get_prepared_new_trial(study_id, None, session)
+            return None
         row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
-        _set_attr(storage, session, row, OWNER, _owner())
+        set_attr(storage, session, row, OWNER, _owner())
         session.add(models.TrialHeartbeatModel(trial_id=row.trial_id))
-        trial_id = int(row.trial_id)
+        return int(row.trial_id)
+
+
+def new_row(study: optuna.Study, session: Session, like: FrozenTrial | None = None) -> models.TrialModel:
+    """A trial more, in the transaction of `session`."""
+    return database(study)._get_prepared_new_trial(study._study_id, like, session)
+
+
+def opened(study: optuna.Study, trial_id: int) -> optuna.Trial:
+    """A trial that was taken, with its sampler's relative suggestions; if there are none, it is failed."""
     try:
         # What `study.ask` does too: forget the last trial's view of the study, and look at it anew.
         study._thread_local.cached_all_trials = None
@@ -91,7 +119,7 @@ def _fail(study: optuna.Study, trial_id: int, reason: str, charged: bool) -> int
         if row.state != TrialState.RUNNING:
             return None
         retry = _retry(storage._build_frozen_trial_from_trial_model(row), charged)
-        _set_attr(storage, session, row, FAILURE, reason)
+        set_attr(storage, session, row, FAILURE, reason)
         row.state, row.datetime_complete = TrialState.FAIL, datetime.now()
         return int(storage._get_prepared_new_trial(study_id, retry, session).number) if retry else None
 
@@ -100,8 +128,12 @@ def _retry(trial: FrozenTrial, charged: bool) -> FrozenTrial | None:
     num_retries = trial.user_attrs.get(NUM_RETRIES, 0) + charged
     if num_retries > MAX_RETRIES:
         return None
-    kept = {key: value for key, value in trial.user_attrs.items() if key not in (OWNER, FAILURE)}
-    lineage = {CHAIN: chain_of(trial), RETRY_OF: trial.number, NUM_RETRIES: num_retries}
+    return successor(trial, {RETRY_OF: trial.number, NUM_RETRIES: num_retries})
+
+
+def successor(trial: FrozenTrial, lineage: dict[str, Any]) -> FrozenTrial:
+    """A waiting trial that goes on where `trial` ended, with `lineage` among its user attributes."""
+    kept = {key: value for key, value in trial.user_attrs.items() if key not in OF_ONE_TRIAL}
     # Its artifacts, if it came so far, are uploaded again.
     inner = {key: value for key, value in trial.system_attrs.items() if not key.startswith("artifacts:")}
     return optuna.create_trial(
@@ -109,7 +141,7 @@ def _retry(trial: FrozenTrial, charged: bool) -> FrozenTrial | None:
         params=trial.params,
         distributions=trial.distributions,
         intermediate_values=trial.intermediate_values,
-        user_attrs=kept | lineage,
+        user_attrs=kept | {CHAIN: chain_of(trial)} | lineage,
         system_attrs=inner,
     )
 
@@ -129,7 +161,8 @@ def _lock_study(session: Session, study_id: int) -> None:
     models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
 
 
-def _set_attr(storage: RDBStorage, session: Session, row: models.TrialModel, key: str, value: Any) -> None:
+def set_attr(storage: RDBStorage, session: Session, row: models.TrialModel, key: str, value: Any) -> None:
+    """A user attribute of a trial, in the transaction of `session`."""
     trial_id = int(row.trial_id)
     storage._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
 

@@ -22,6 +22,8 @@ from optsearch.search.processes import Channel
 from optsearch.tasks import Sampling, families_of
 
 WEIGHTS, CURVE, PICTURE = "weights.safetensors", "curve.csv", "curve.png"
+# In a row of the curve: how the meta-training ended there, empty where it did not.
+OUTCOME = "outcome"
 CurveRow = dict[str, Any]
 
 
@@ -74,9 +76,10 @@ def train(config: dict[str, Any], channel: Channel) -> dict[str, Any]:
     snapshot, curve = checkpoints.newest(job.device) or (None, [])
     weights = plan.first_weights() if snapshot is None else snapshot.weights_tree(plan)
     goes_on = all(channel.point(row) for row in curve)
-    outcome = Outcome.COMPLETED if goes_on else Outcome.PRUNED
+    ended = curve[-1].get(OUTCOME) if curve else None
+    outcome = Outcome[ended] if ended else Outcome.COMPLETED if goes_on else Outcome.PRUNED
     opponents = _opponents(job)
-    for point in meta_train(plan, snapshot) if goes_on else ():
+    for point in meta_train(plan, snapshot) if goes_on and not ended else ():
         weights = point.weights
         curve.append(_row(point, evaluation.value(plan.optimizer, weights, opponents)))
         checkpoints.save(point, curve)
@@ -106,7 +109,7 @@ def _row(point: Point, value: float) -> CurveRow:
             "meta_loss": point.meta_loss, "value": value, "failed_share": point.failed_share,
             "signal_to_noise": point.signal_to_noise, "is_compiled": point.is_compiled,
             "inner_steps_per_second": round(point.inner_steps_per_second),
-            "seconds": round(point.snapshot.seconds, 3)}
+            "seconds": round(point.snapshot.seconds, 3), OUTCOME: point.outcome.name if point.outcome else ""}
 
 
 def _write_files(job: Job, design: LearnedOptimizer, weights: dict[str, torch.Tensor], curve: list[CurveRow],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import joblib
 import optuna
@@ -18,61 +18,33 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from optsearch.errors import StorageError, TrialError, UsageError
-from optsearch.search.duplicates import DUPLICATE_OF, Doorkeeper, Duplicate
+from optsearch.search.costs import MAX_OVER_LIMIT_IN_A_ROW, OverLimit
+from optsearch.search.duplicates import Doorkeeper, Skipped
 from optsearch.search.events import Event, Events, Kind
-from optsearch.search.processes import Message, StartFailed, TrialDied, TrialProcess, TrialStopped, in_a_line
-from optsearch.search.recovery import FAILURE, FINISHED, claim, database, interrupt, recover
+from optsearch.search.objectives import Objective, Value, is_number, report, value_of
+from optsearch.search.processes import StartFailed, TrialDied, TrialProcess, TrialStopped, in_a_line
+from optsearch.search.recovery import CONTINUES, FAILURE, PAUSED, RETRY_OF, database, interrupt, recover
+from optsearch.search.scheduling import Schedule, WholeTrials
 from optsearch.search.storage import storage_errors
 
 STOP = "stop"
 POLL_SECONDS = 1.0
 MAX_FAILURES_IN_A_ROW = 5
 
-class Objective(Protocol):
-    """What a trial is."""
-
-    @property
-    def entry(self) -> str:
-        """The function that trains, as "package.module:function"; see `TrialProcess`."""
-
-    def study(self) -> optuna.Study:
-        """A study of its own for each slot, with a sampler seeded like no other."""
-
-    def job(self, trial: optuna.Trial) -> Message:
-        """Suggest the parameters and say what to train; the worker adds `device`.
-
-        May raise `optuna.TrialPruned` for a trial that isn't worth running.
-        """
-
-    def fingerprint(self, job: Message) -> str:
-        """The same for two jobs that differ in nothing but chance, of which one is enough."""
-
-    def point(self, trial: optuna.Trial, message: Message) -> tuple[int, float]:
-        """Keep one point of the learning curve; the step and value to report.
-
-        A trial that was resumed sends points a second time.
-        """
-
-    def finish(self, trial: optuna.Trial, result: Message, outcome: TrialState) -> float | None:
-        """Keep attributes and artifacts, which a finished trial takes no more; the trial's value.
-
-        The value of a trial whose `outcome` is `PRUNED` is its last report.
-        """
-
 
 def run_slots(objective: Objective, slots: Sequence[str], *, num_trials: int,
-              timeout_seconds: float = math.inf) -> Events:
+              timeout_seconds: float = math.inf, schedule: Schedule | None = None) -> Events:
     """Run trials, one at a time on each slot (a device such as "cuda:0"), until the study has `num_trials`.
 
-    Complete and pruned trials count, failed and skipped ones don't. After `timeout_seconds`, or once the study's user
-    attribute "stop" is true, no trial is started. Closing the iterator ends the running ones, to be resumed.
-    Raises `TrialError` when `MAX_FAILURES_IN_A_ROW` trials have failed, or none can start.
+    What counts for these is said by the `schedule`, by default `WholeTrials`. After `timeout_seconds`, or once the
+    study's user attribute "stop" is true, no trial is started. Closing the iterator ends the running ones, to be
+    resumed. Raises `TrialError` when `MAX_FAILURES_IN_A_ROW` trials have failed, or none can start.
     """
     if not slots:
         raise UsageError('There is no slot to run trials on; expected at least one device, such as "cpu".')
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError('A script that runs a study must do so under `if __name__ == "__main__":`.')
-    crew = _Crew(objective, num_trials, time.monotonic() + timeout_seconds)
+    crew = _Crew(objective, num_trials, time.monotonic() + timeout_seconds, schedule or WholeTrials())
     thread = threading.Thread(target=crew.work, args=(slots,), name="optsearch-slots")
     thread.start()
     try:
@@ -90,6 +62,7 @@ class _Crew:
     objective: Objective
     num_trials: int
     deadline: float
+    schedule: Schedule
     events: SimpleQueue[Event | None] = field(default_factory=SimpleQueue)
     stopping: threading.Event = field(default_factory=threading.Event)
     failures: list[str] = field(default_factory=list)
@@ -127,6 +100,7 @@ class _Slot:
         self.process = TrialProcess(crew.objective.entry, crew.stopping)
         self.trial: optuna.Trial | None = None
         self.doorkeeper = Doorkeeper()
+        self.num_over_limit = 0
 
     def work(self) -> None:
         with closing(self.process):
@@ -149,16 +123,16 @@ class _Slot:
             self.tell_of("retried", number, reason="its worker was killed or lost")
 
     def is_over(self) -> bool:
-        num_finished = len(self.study.get_trials(deepcopy=False, states=FINISHED))
         is_late = time.monotonic() >= self.crew.deadline
-        return num_finished >= self.crew.num_trials or is_late or bool(self.study.user_attrs.get(STOP))
+        return (is_late or bool(self.study.user_attrs.get(STOP))
+                or self.crew.schedule.is_over(self.study, self.crew.num_trials))
 
     def take_turn(self) -> None:
-        self.trial = claim(self.study, self.crew.num_trials)
+        self.trial = self.crew.schedule.claim(self.study, self.crew.num_trials)
         if self.trial is None:
             self.crew.stopping.wait(POLL_SECONDS)
             return
-        self.tell_of("started", self.trial.number)
+        self.tell_of_start(self.trial)
         with get_heartbeat_thread(self.trial._trial_id, self.study._storage):
             self.run(self.trial)
         self.trial = None
@@ -175,22 +149,23 @@ class _Slot:
             self.give_back(trial, error, charged=False)
         except TrialDied as error:
             self.give_back(trial, error)
-        except Duplicate as duplicate:
-            self.skip(trial, duplicate)
+        except Skipped as skipped:
+            self.skip(trial, skipped)
         except (StorageError, StorageInternalError, SQLAlchemyError):
             raise
         except Exception as error:
             self.fail(trial, error)
 
-    def outcome(self, trial: optuna.Trial) -> tuple[TrialState, float | None]:
+    def outcome(self, trial: optuna.Trial) -> tuple[TrialState, Value]:
         try:
             return self.train(trial)
         except optuna.TrialPruned:
             return TrialState.PRUNED, None
 
-    def train(self, trial: optuna.Trial) -> tuple[TrialState, float | None]:
+    def train(self, trial: optuna.Trial) -> tuple[TrialState, Value]:
         objective, outcome = self.crew.objective, TrialState.COMPLETE
         job = objective.job(trial)
+        self.num_over_limit = 0
         self.doorkeeper.check(trial, objective.fingerprint(job))
         reported = set(self.study._storage.get_trial(trial._trial_id).intermediate_values)
         run = self.process.run(job | {"device": self.device})
@@ -199,22 +174,23 @@ class _Slot:
             if step in reported:
                 continue
             reported.add(step)
-            trial.report(value, step)
+            report(trial, value, step)
             self.tell_of("reported", trial.number, step=step, value=value)
-            if trial.should_prune():
+            if not self.crew.schedule.goes_on(trial, message, self.crew.num_trials):
                 outcome = TrialState.PRUNED
                 run.stop()
         return outcome, objective.finish(trial, run.result, outcome)
 
-    def finish(self, trial: optuna.Trial, outcome: TrialState, value: float | None) -> None:
-        if outcome is TrialState.COMPLETE and (value is None or math.isnan(value)):
+    def finish(self, trial: optuna.Trial, outcome: TrialState, value: Value) -> None:
+        if outcome is TrialState.COMPLETE and not is_number(value):
             raise TrialError(f"The trial's value is {value}; expected a number.")
         value = value if outcome is TrialState.COMPLETE else None
         told = self.study.tell(trial, value, outcome, skip_if_finished=True)
         if told.state is not outcome:
             raise UpdateFinishedTrialError
         self.crew.failures.clear()
-        self.tell_of("finished", trial.number, value=told.value, state=outcome)
+        self.tell_of("paused" if PAUSED in told.user_attrs else "finished", trial.number, value=value_of(told),
+                     step=told.last_step, state=outcome)
 
     def give_back(self, trial: optuna.Trial, error: TrialError, *, charged: bool = True) -> None:
         retry = interrupt(self.study, trial, str(error), charged=charged)
@@ -224,10 +200,15 @@ class _Slot:
         else:
             self.crew.count_failure(error)
 
-    def skip(self, trial: optuna.Trial, duplicate: Duplicate) -> None:
-        trial.set_user_attr(DUPLICATE_OF, duplicate.number)
+    def skip(self, trial: optuna.Trial, skipped: Skipped) -> None:
+        trial.set_user_attr(skipped.mark, skipped.content)
         self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-        self.tell_of("skipped", trial.number, reason=str(duplicate))
+        self.tell_of("skipped", trial.number, reason=str(skipped))
+        self.num_over_limit += isinstance(skipped, OverLimit)
+        if self.num_over_limit >= MAX_OVER_LIMIT_IN_A_ROW:
+            self.crew.give_up(TrialError(f"{self.num_over_limit} designs in a row were over the limits of the study. "
+                                         f"The last one: {skipped}. Make a study with higher limits or a cheaper "
+                                         "space."))
 
     def fail(self, trial: optuna.Trial, error: Exception) -> None:
         reason = in_a_line(error)
@@ -235,6 +216,12 @@ class _Slot:
         self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         self.tell_of("failed", trial.number, reason=reason)
         self.crew.count_failure(error)
+
+    def tell_of_start(self, trial: optuna.Trial) -> None:
+        continued = trial.user_attrs.get(CONTINUES)
+        is_thawed = continued is not None and RETRY_OF not in trial.user_attrs
+        self.tell_of("thawed" if is_thawed else "started", trial.number,
+                     reason=f"goes on where trial {continued} was paused" if is_thawed else "")
 
     def tell_of(self, kind: Kind, trial: int, **details: Any) -> None:
         self.crew.events.put(Event(kind, trial, self.device, **details))
