@@ -141,7 +141,7 @@ def test_the_command_line_tells_duplicates_from_failures(two, capsys):
         study.add_trial(optuna.create_trial(state=TrialState[state], value=value, user_attrs=attrs))
     counts = summary(study)
     assert (counts["complete"], counts["fail"], counts["duplicate"]) == (1, 1, 1)
-    show("two", objective.url)
+    show("two", storage=objective.url)
     shown = capsys.readouterr().out.splitlines()
     assert "1 failed, 1 skipped" in shown[0]
     assert [line.split()[:4] for line in shown[3:]] == [

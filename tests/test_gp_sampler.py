@@ -10,7 +10,11 @@ import optuna
 import pytest
 from conditional_function import objective, true_value
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+)
 from optuna.trial import TrialState, create_trial
 
 from optsearch.search import gp_sampler
@@ -26,7 +30,7 @@ FLAT = TreeSpace.flat({name: optuna.distributions.FloatDistribution(0, 1) for na
 
 
 @pytest.mark.slow
-class TestAsOptunaDoes(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+class TestAsOptunaDoes(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self, monkeypatch):
         # These tests look at what may be suggested, not at how good it is.
@@ -131,6 +135,15 @@ def test_without_forecasts_pruned_trials_end_as_others_went_on():
     assert len(known.tried) == 6
     assert not known.pending
     assert history(study, FLAT, current=99, forecasts=lambda study: {3: (7.0, 0.5)}).values[3] == 7.0
+
+
+def test_what_was_paused_and_went_on_counts_once():
+    study = optuna.create_study()
+    for value in (4.0, 3.0):
+        study.add_trial(pruned({"x": 0.2, "y": 0.2}, value))
+    study.add_trial(pruned({"x": 0.7, "y": 0.7}, 5.0))
+    study.add_trial(trial_of({"x": 0.7, "y": 0.7}, value=1.0))
+    assert history(study, FLAT, current=99).values == (3.0, 1.0)
 
 
 def test_a_model_that_fails_leaves_the_trial_to_tpe(monkeypatch):

@@ -9,6 +9,7 @@ import typer
 from optsearch.cli.bench import benches
 from optsearch.cli.designs import designs
 from optsearch.cli.evaluate import evaluate
+from optsearch.cli.finalists import finalists
 from optsearch.cli.options import (
     DeviceOption,
     JsonOption,
@@ -86,7 +87,9 @@ def export(name: NameArgument,
     from optsearch.search.study import export as write
 
     found = write(Store.at(storage), name, output, trial)
-    print(f"{output}: trial {found.provenance['trial']} of {name}, value {found.provenance['value']:.4f}\n"
+    front = found.provenance.get("num_front")
+    chosen = f", the best by value of a front of {front}; --trial takes another" if front else ""
+    print(f"{output}: trial {found.provenance['trial']} of {name}, value {found.provenance['value']:.4f}{chosen}\n"
           f'use it: optimizer = optsearch.load("{output}")(model.parameters(), num_steps=...)')
 
 
@@ -119,6 +122,7 @@ def spaces(as_json: JsonOption = False) -> None:
     emit(dict(found), as_json, columns(found))
 
 
+studies.command()(finalists)
 app.command()(evaluate)
 app.command()(tasks)
 app.command()(check)

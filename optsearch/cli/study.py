@@ -1,6 +1,9 @@
 """`optsearch study ...`: make, run and look at studies."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from dataclasses import asdict
+from math import inf
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,14 +17,14 @@ from optsearch.cli.options import (
     emit,
     slots_of,
 )
+from optsearch.cli.study_words import in_brief, in_words, roles_in_words, value_in_words
 from optsearch.errors import UsageError
 from optsearch.tables import columns
 
 if TYPE_CHECKING:
-    from optsearch.search.definition import StudyDefinition
 
-# The parts that tell designs apart, in the order in which a reader asks for them.
-TELLING = ("controller", "memory", "rule", "head", "mixing", "base", "schedule")
+    pass
+
 studies = typer.Typer(no_args_is_help=True, help="Make, run and look at studies.")
 
 
@@ -37,6 +40,23 @@ def create(name: NameArgument,
            held_out: Annotated[list[str] | None, typer.Option(help="A task that is for reports alone.")] = None,
            sampling: Annotated[str, typer.Option(
                help="uniform, loss_balanced or learning_progress: whose turn it is.")] = "uniform",
+           sampler: Annotated[str, typer.Option(help="gp, tpe or random: what chooses designs.")] = "gp",
+           pruner: Annotated[str, typer.Option(
+               help="predictor, median or none: what stops weak trials early.")] = "predictor",
+           scheduler: Annotated[str, typer.Option(
+               help="full, or freeze-thaw: trials are paused, and continued when they are worth it.")] = "full",
+           previous: Annotated[list[str] | None, typer.Option(
+               "--from", help="An older study to learn from, perhaps of another space or other tasks. "
+                              "Several times.")] = None,
+           stop_gain: Annotated[float, typer.Option(
+               help="The study ends by itself when the value is expected to improve by less for a trial's full budget; "
+                    "0 is never.")] = 0.0,
+           pareto: Annotated[bool, typer.Option(
+               "--pareto", help="Look for the front of quality, FLOPs and memory instead of one best.")] = False,
+           max_flops: Annotated[float, typer.Option(
+               help="FLOPs that a step may take per parameter; inf is no limit.")] = 6000.0,
+           max_state_bytes: Annotated[float, typer.Option(
+               help="Bytes of state that a parameter may take; inf is no limit.")] = 128.0,
            horizon: Annotated[int, typer.Option(help="Inner steps that the optimizer is to be best at.")] = 200,
            budget: Annotated[int, typer.Option(help="Inner steps that one trial may spend.")] = 200_000,
            seed: Annotated[int, typer.Option(help="Seed of sampler and trials.")] = 0,
@@ -51,12 +71,18 @@ def create(name: NameArgument,
     tasks, domains = _weighted(task or []), _weighted(domain or [])
     is_weighted = any(weight != 1 for weight in tasks.values())
     definition = define(space=space, tasks=tasks if is_weighted else list(tasks), domains=domains,
-                        validation=validation or [], held_out=held_out or [], sampling=sampling, horizon=horizon,
-                        budget=budget, seed=seed)
+                        validation=validation or [], held_out=held_out or [], sampling=sampling, sampler=sampler,
+                        pruner=pruner, scheduler=scheduler, horizon=horizon, budget=budget, seed=seed,
+                        previous=previous or [], stop_gain=stop_gain, pareto=pareto,
+                        max_flops=_limit(max_flops), max_state_bytes=_limit(max_state_bytes))
     store = Store.at(storage)
     store.create(name, definition)
-    print(f"made study {name} in {store.url}: space {space}, {_roles_in_words(definition)}\n"
+    print(f"made study {name} in {store.url}: space {space}, {roles_in_words(definition)}\n"
           f"next: optsearch study run {name} --trials 40 --workers 2")
+
+
+def _limit(value: float) -> float | None:
+    return None if value == inf else value
 
 
 def _weighted(values: list[str]) -> dict[str, float]:
@@ -71,36 +97,34 @@ def _weighted(values: list[str]) -> dict[str, float]:
     return found
 
 
-def _roles_in_words(definition: "StudyDefinition") -> str:
-    learned_on = [name if not definition.weights else f"{name} ({definition.weights[index]:.3g})"
-                  for index, name in enumerate(definition.tasks)]
-    words = {"tasks": learned_on, "validation": definition.validation, "held out": definition.held_out}
-    return "; ".join(f"{role} {', '.join(names)}" for role, names in words.items() if names)
-
-
 @studies.command("run")
 def run(name: NameArgument,
-        trials: Annotated[int, typer.Option(min=1, help="Finished trials that the study shall have in the end; "
+        trials: Annotated[int, typer.Option(min=1, help="Finished trials that the study shall have in the end, or with "
+                                                        "freeze-thaw: whole trials whose inner steps it may spend; "
                                                         "the same command goes on after an interruption.")] = 40,
-        workers: WorkersOption = 1, device: DeviceOption = "cpu", storage: StorageOption = None,
-        quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+        workers: WorkersOption = 1, device: DeviceOption = "cpu",
+        stop_gain: Annotated[float | None, typer.Option(
+            help="A new bound below which the study ends by itself, from now on; 0 is never.")] = None,
+        storage: StorageOption = None, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
     """Run trials, several side by side; killed ones go on from their last checkpoint.
 
     Example: optsearch study run digits --trials 40 --workers 2
     """
-    from optsearch.search.study import Store, summary
+    from optsearch.search.stopping import ended
+    from optsearch.search.study import Store, num_done, summary
     from optsearch.watching import run_and_watch
 
     store = Store.at(storage)
+    if stop_gain is not None:
+        store.change_stop_gain(name, stop_gain)
+    if missing := store.missing(name):
+        print(f"{name}: not there to learn from any more: {', '.join(missing)}", file=sys.stderr)
     run_and_watch(store, name, slots_of(device, workers), trials, quiet=quiet)
-    counts = summary(store.load(name))
-    emit(counts, as_json, [_in_words(counts), f"next: optsearch export {name} -o best.safetensors"])
-
-
-def _in_words(counts: dict[str, Any]) -> str:
-    best = "no value yet" if counts["best_value"] is None else f"best value {counts['best_value']:.4f}"
-    return (f"{counts['name']}: {counts['complete']} complete, {counts['pruned']} pruned, {counts['fail']} failed, "
-            f"{counts['duplicate']} skipped, {counts['running']} running, {counts['waiting']} waiting; {best}")
+    study = store.load(name)
+    counts, reason = summary(study), ended(study) if num_done(study) < trials else ""
+    said = [f"ended by itself: {reason}. `--stop-gain 0` goes on."] if reason else []
+    emit(counts | {"ended": reason}, as_json, [in_words(counts), *said,
+                                               f"next: optsearch export {name} -o best.safetensors"])
 
 
 @studies.command("list")
@@ -113,43 +137,67 @@ def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> 
 
     store = Store.at(storage)
     found = [summary(store.load(name)) for name in store.names()]
-    emit(found, as_json, [_in_words(each) for each in found] or [f"no studies in {store.url}"])
+    emit(found, as_json, [in_words(each) for each in found] or [f"no studies in {store.url}"])
 
 
 @studies.command("show")
-def show(name: NameArgument, storage: StorageOption = None, as_json: JsonOption = False) -> None:
+def show(name: NameArgument,
+         predictor: Annotated[bool, typer.Option(
+             "--predictor", help="Whether forecasts of trials came true, and what pruning saved.")] = False,
+         storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """A study's definition and trials; a value is log(loss / tuned AdamW's), so below 0 is better.
 
     Trials are shown with the kinds of their parts; --json has all that was chosen.
 
     Example: optsearch study show digits
     """
+    if predictor:
+        _show_predictor(name, storage, as_json)
+    else:
+        _show_trials(name, storage, as_json)
+
+
+def _show_predictor(name: str, storage: str | None, as_json: bool) -> None:
+    from optsearch.search.definition import StudyDefinition
+    from optsearch.search.forecasting.audit import audit
+    from optsearch.search.objectives import quality_of
+    from optsearch.search.study import Store
+
+    store = Store.at(storage)
+    study = store.load(name)
+    found = audit(quality_of(study, store.records, StudyDefinition.of(study).step), store.records)
+    emit({"name": name, **asdict(found), "false_prune_rate": found.false_prune_rate}, as_json, found.lines())
+
+
+def _show_trials(name: str, storage: str | None, as_json: bool) -> None:
     from optsearch.search.definition import StudyDefinition
     from optsearch.search.duplicates import DUPLICATE_OF, state_in_words
+    from optsearch.search.objectives import front_of, has_front, value_of
     from optsearch.search.study import Store, summary
 
     study = Store.at(storage).load(name)
     definition, counts = StudyDefinition.of(study), summary(study)
     trials = study.get_trials(deepcopy=False)
-    rows = [(str(trial.number), state_in_words(trial), "" if trial.value is None else f"{trial.value:.4f}",
-             _in_brief(trial.user_attrs.get("design", {}))) for trial in trials]
-    as_data = [{"number": trial.number, "state": trial.state.name, "value": trial.value, "params": trial.params,
+    rows = [(str(trial.number), state_in_words(trial), value_in_words(trial.values),
+             in_brief(trial.user_attrs.get("design", {}))) for trial in trials]
+    as_data = [{"number": trial.number, "state": trial.state.name, "value": value_of(trial), "values": trial.values,
+                "params": trial.params,
                 "duplicate_of": trial.user_attrs.get(DUPLICATE_OF)} for trial in trials]
+    front = ["front:", *columns([("trial", *definition.metrics), *(
+        (str(trial.number), value_in_words(trial.values), *(f"{cost:.0f}" for cost in trial.values[1:]))
+        for trial in front_of(study))]), "trials:"] if has_front(study) else []
     facts = {"space": definition.space, "tasks": list(definition.tasks), "weights": list(definition.weights),
              "validation": list(definition.validation), "held_out": list(definition.held_out),
-             "sampling": definition.sampling, "horizon": definition.horizon, "budget": definition.budget,
-             "seed": definition.seed}
+             "sampling": definition.sampling, "sampler": definition.sampler, "pruner": definition.pruner,
+             "scheduler": definition.scheduler, "previous": list(definition.previous),
+             "stop_gain": definition.stop_gain, "pareto": definition.pareto, "max_flops": definition.max_flops,
+             "max_state_bytes": definition.max_state_bytes,
+             "horizon": definition.horizon, "budget": definition.budget, "seed": definition.seed}
     emit(counts | facts | {"trials": as_data}, as_json,
-          [_in_words(counts), f"space {definition.space}, horizon {definition.horizon}, budget {definition.budget}, "
-           f"seed {definition.seed}", _roles_in_words(definition), *columns(rows)])
-
-
-def _in_brief(design: dict[str, dict[str, Any]]) -> str:
-    """The kinds of the parts that tell designs apart."""
-    kinds = {slot: design.get(slot, {}).get("kind", "none") for slot in TELLING}
-    # Without a rule no head is read.
-    kinds |= {"head": "none"} if kinds["rule"] == "none" else {}
-    return ", ".join(f"{kind} {slot}" for slot, kind in kinds.items() if kind != "none")
+          [in_words(counts), f"space {definition.space}, horizon {definition.horizon}, budget {definition.budget}, "
+           f"seed {definition.seed}; {definition.sampler} sampler, {definition.pruner} pruner; "
+           f"allows {definition.limits} per parameter",
+           roles_in_words(definition), *front, *columns(rows)])
 
 
 @studies.command("stop")

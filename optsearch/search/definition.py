@@ -3,17 +3,27 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations
-from typing import Any, get_args
+from math import inf
+from typing import Any, Literal, get_args
 
 import optuna
 
 from optsearch.errors import StudyError
 from optsearch.search import resources
 from optsearch.search.asking import Space
+from optsearch.search.costs import METRICS, Limits
 from optsearch.search.spaces import load_space, parse_space
 from optsearch.tasks import TASKS, Sampling, TaskDistribution, TaskFamily, families, families_of, own_files, suites
 
 ATTR = "optsearch"
+Sampler = Literal["gp", "tpe", "random"]
+Pruner = Literal["predictor", "median", "none"]
+Scheduler = Literal["full", "freeze-thaw"]
+CHOICES = {"sampling": Sampling, "sampler": Sampler, "pruner": Pruner, "scheduler": Scheduler}
+# What studies had before they could choose.
+OLD = {"sampler": "tpe", "pruner": "median", "max_flops": None, "max_state_bytes": None}
+# Of random points of the space `all`, a few per cent cost more than either, up to 9000 and 210.
+MAX_FLOPS, MAX_STATE_BYTES = 6000.0, 128.0
 # Lists of tasks, and what their families are to a trial.
 ROLES = {"tasks": "meta-training", "validation": "validation", "held_out": "held out"}
 
@@ -25,8 +35,13 @@ class StudyDefinition:
     `horizon` is the number of inner steps that the found optimizer is to be best at, `budget` the inner steps
     that one trial may spend, in `num_points` stretches, after each of which it may be pruned. A trial learns on
     `tasks`, with `weights` (none: all families alike), and its value is measured on `validation`, or on other rows and
-    seeds of the same tasks where there is none; `held_out` is for reports alone. `files` are hashes of the files that
-    own tasks come from.
+    seeds of the same tasks where there is none; `held_out` is for reports alone. `sampler` chooses designs, after
+    `num_startup_trials` random ones, and `pruner` stops weak trials, unless the `scheduler` is "freeze-thaw", which
+    pauses and continues them. `files` are hashes of the files that own tasks come from. `previous` are studies of the
+    same database that the sampler learns from. The study ends by itself when the improvement that a trial's full budget
+    is expected to bring falls below `stop_gain`, in units of the value; 0 is never.
+    No design is trained that costs more than `max_flops` FLOPs or `max_state_bytes` bytes of state a step, for each
+    parameter; None is no limit. `pareto` is a search for the front of value and both costs.
     """
 
     space: str
@@ -41,7 +56,15 @@ class StudyDefinition:
     budget: int = 200_000
     num_points: int = 8
     num_startup_trials: int = 8
+    sampler: Sampler = "gp"
+    pruner: Pruner = "predictor"
+    scheduler: Scheduler = "full"
     seed: int = 0
+    previous: tuple[str, ...] = ()
+    stop_gain: float = 0.0
+    max_flops: float | None = MAX_FLOPS
+    max_state_bytes: float | None = MAX_STATE_BYTES
+    pareto: bool = False
 
     def __post_init__(self) -> None:
         for name in ("horizon", "budget", "num_points", "num_startup_trials"):
@@ -49,8 +72,21 @@ class StudyDefinition:
                 raise StudyError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not self.tasks:
             raise StudyError(f"a study needs a task. Tasks: {', '.join(sorted(TASKS))}; your own: ./my_tasks.py:NAME.")
-        if self.sampling not in get_args(Sampling):
-            raise StudyError(f"there is no sampling {self.sampling!r}. There are: {', '.join(get_args(Sampling))}.")
+        for name in ("max_flops", "max_state_bytes"):
+            limit = getattr(self, name)
+            if limit is not None and not 0 < limit < inf:
+                raise StudyError(f"{name} must be a positive number, or none for no limit, not {limit}.")
+        if self.pareto and (self.scheduler == "freeze-thaw" or self.stop_gain):
+            raise StudyError("a study for a front goes with the scheduler full and without stop_gain, which both look "
+                             f"for one best value, not with {self.scheduler} and {self.stop_gain:g}.")
+        for name, choices in CHOICES.items():
+            if (choice := getattr(self, name)) not in get_args(choices):
+                raise StudyError(f"there is no {name} {choice!r}. There are: {', '.join(get_args(choices))}.")
+        if not 0 <= self.stop_gain < inf:
+            raise StudyError(f"stop_gain must be at least 0, which is never, not {self.stop_gain}.")
+        for option, is_used in (("--from", self.previous), ("--stop-gain", self.stop_gain)):
+            if is_used and self.sampler != "gp":
+                raise StudyError(f"{option} needs the sampler gp, not {self.sampler}. Leave one of them out.")
 
     def check_tasks(self) -> None:
         """Raise `TaskError` for tasks that don't exist, and `StudyError` for families with two roles."""
@@ -74,6 +110,19 @@ class StudyDefinition:
     def distribution(self) -> TaskDistribution:
         """What a trial learns on; raises `TaskError` where weights and tasks don't fit."""
         return distribution(self.tasks, self.weights, self.sampling)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What a trial's values are, all to be minimised."""
+        return METRICS if self.pareto else METRICS[:1]
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_flops, self.max_state_bytes)
+
+    def step(self, point: int) -> int:
+        """The inner steps that point number `point` of a learning curve stands for."""
+        return round(self.budget * point / self.num_points)
 
     def parsed_space(self) -> Space:
         return parse_space(self.space, self.space_text)
@@ -100,7 +149,7 @@ class StudyDefinition:
             raise StudyError(f"study `{study.study_name}` was not made by optsearch. "
                              "Make one with `optsearch study create`.")
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                                  for name, value in content.items()}
+                                  for name, value in (OLD | content).items()}
         return StudyDefinition(**values)
 
 
@@ -140,6 +189,7 @@ def define(*, space: str, tasks: Sequence[str] | Mapping[str, float] = (), domai
         validation += roles.validation
         held_out += roles.held_out
     is_weighted = bool(domains) or isinstance(tasks, Mapping)
+    rest["previous"] = tuple(dict.fromkeys(rest.get("previous", ())))
     chosen = {own_files.resolved(name): weight for name, weight in weighted.items()}
     others = [tuple(dict.fromkeys(map(own_files.resolved, names))) for names in (validation, held_out)]
     found = load_space(space)

@@ -1,20 +1,31 @@
-"""Points that a study has already, found before they cost a trial."""
+"""Points that are not worth a trial, such as those that a study has already, found before they cost one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-FINGERPRINT, DUPLICATE_OF = "fingerprint", "duplicate_of"
+from optsearch.search.recovery import PAUSED
+
+FINGERPRINT, DUPLICATE_OF, OVER_LIMIT = "fingerprint", "duplicate_of", "over_limit"
 MAX_DUPLICATES_IN_A_ROW = 10
 TAKEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
 
 
-class Duplicate(Exception):
+class Skipped(Exception):
+    """The trial is not trained; its user attribute `mark` says why."""
+
+    def __init__(self, reason: str, mark: str, content: Any):
+        super().__init__(reason)
+        self.mark, self.content = mark, content
+
+
+class Duplicate(Skipped):
     """The trial would train what trial `number` trains or has trained."""
 
     def __init__(self, number: int):
-        super().__init__(f"the same as trial {number}")
+        super().__init__(f"the same as trial {number}", DUPLICATE_OF, number)
         self.number = number
 
 
@@ -52,9 +63,19 @@ def twin_of(trial: optuna.Trial, fingerprint: str) -> int | None:
 
 def state_in_words(trial: FrozenTrial) -> str:
     """A trial's state as a user sees it."""
-    return f"duplicate of {trial.user_attrs[DUPLICATE_OF]}" if is_duplicate(trial) else trial.state.name.lower()
+    if is_duplicate(trial):
+        return f"duplicate of {trial.user_attrs[DUPLICATE_OF]}"
+    if OVER_LIMIT in trial.user_attrs:
+        return "over a limit"
+    is_paused = trial.state is TrialState.PRUNED and PAUSED in trial.user_attrs
+    return "paused" if is_paused else trial.state.name.lower()
 
 
 def is_duplicate(trial: FrozenTrial) -> bool:
-    """Whether the trial was turned away, which is no failure though Optuna calls it one."""
+    """Whether the trial was turned away since another is the same."""
     return DUPLICATE_OF in trial.user_attrs
+
+
+def is_skipped(trial: FrozenTrial) -> bool:
+    """Whether the trial was turned away, which is no failure though Optuna calls it one."""
+    return is_duplicate(trial) or OVER_LIMIT in trial.user_attrs

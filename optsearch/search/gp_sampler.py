@@ -1,7 +1,6 @@
 """The sampler that models a conditional space as a whole, by a Gaussian process on designs and their graphs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,25 +12,19 @@ from optuna.search_space import intersection_search_space
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from optsearch.search.objectives import OneObjective, has_front
 from optsearch.search.storage import quietly
 from optsearch.search.surrogate.encoding import Encoding, ToGraph
-from optsearch.search.surrogate.history import Forecasts, History, announce, history
+from optsearch.search.surrogate.fits import Fits, observed
+from optsearch.search.surrogate.history import Forecasts, History, announce, announced, history
 from optsearch.search.surrogate.tree import Params, TreeSpace
+from optsearch.search.transfer import Inheritance, Source
 from optsearch.seeds import seed_for
 
-ATTRIBUTE = "sampler"
+ATTRIBUTE, GAIN = "sampler", "expected_gain"
+TRANSFER = "transfer"
 # Of so many random points, a trial of the start takes the one farthest from all others.
 NUM_SPREAD = 10
-REFIT_PART = 20
-
-
-@dataclass(frozen=True)
-class LastFit:
-    """Hyperparameters, the space that they are of, and how many trials they were fitted on."""
-
-    names: tuple[str, ...]
-    num_trials: int
-    hyperparameters: Mapping[str, torch.Tensor]
 
 
 class ConditionalGPSampler(BaseSampler):
@@ -42,20 +35,32 @@ class ConditionalGPSampler(BaseSampler):
     pruned count as `forecasts(study)` says: by number, the mean and standard deviation of the value that each would
     have ended with. Trials under way, in any process, count as if about to end.
 
-    The first `num_startup_trials` are random, but spread. The same seed suggests the same after the same history.
-    Where the model fails, TPE suggests; each trial's user attribute `sampler` says who did ("startup", "gp", "fallback:
-    <reason>"). Single-objective.
+    The first `num_startup_trials` are random, but spread. Where there are `previous` studies, a few of their best
+    points come first, then fewer random ones, and the model learns from theirs too, as far as they turn out to be
+    alike. The same seed suggests the same after the same history. Where the model fails, TPE suggests; each trial's
+    user attribute `sampler` says who did ("transfer", "startup", "gp", "fallback: <reason>"), and for the model's
+    `expected_gain` by how much it expected the best value to improve.
+
+    No point is suggested that `is_allowed` forbids, unless all candidates that it checks are forbidden. With several
+    objectives it suggests what pushes their front forward; `costs` are those but the first, where they are known from
+    a point. They are compared on a logarithmic scale.
     """
 
     def __init__(self, tree: TreeSpace | None = None, *, to_graph: ToGraph | None = None, num_startup_trials: int = 10,
-                 seed: int | None = None, forecasts: Forecasts | None = None) -> None:
+                 seed: int | None = None, forecasts: Forecasts | None = None,
+                 previous: Sequence[Source] = (), is_allowed: Callable[[Params], bool] | None = None,
+                 costs: Callable[[Params], Sequence[float]] | None = None) -> None:
         self._tree = tree
         self._to_graph = to_graph
         self._num_startup_trials = num_startup_trials
         self._forecasts = forecasts
+        self._previous = [source for source in previous if source.points]
         self._seed = _random_seed() if seed is None else seed
         self._encoding: Encoding | None = None
-        self._last_fit: LastFit | None = None
+        self._inheritance: Inheritance | None = None
+        self._is_allowed = is_allowed
+        self._costs = costs
+        self._fits = Fits()
         with quietly():
             self._tpe = TPESampler(n_startup_trials=num_startup_trials, multivariate=True, group=True,
                                    constant_liar=True, seed=self._seed % 2**32)
@@ -72,21 +77,21 @@ class ConditionalGPSampler(BaseSampler):
 
     def sample_relative(self, study: Study, trial: FrozenTrial,
                         search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        self._raise_error_if_multi_objective(study)
         if not search_space:
             return {}
         # A study must outlive whatever fails in a model.
         try:
-            how, point = self._suggest(study, trial, search_space)
+            how, point, gain = self._suggest(study, trial, search_space)
         except Exception as error:
-            how, point = f"fallback: {_line(error)}", self._by_tpe(study, trial, search_space)
+            how, point, gain = f"fallback: {_line(error)}", self._by_tpe(study, trial, search_space), None
         study._storage.set_trial_user_attr(trial._trial_id, ATTRIBUTE, how)
+        if gain is not None:
+            study._storage.set_trial_user_attr(trial._trial_id, GAIN, gain)
         announce(study, trial, point)
         return point
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str,
                            param_distribution: BaseDistribution) -> Any:
-        self._raise_error_if_multi_objective(study)
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -97,29 +102,52 @@ class ConditionalGPSampler(BaseSampler):
         self._tpe.after_trial(study, trial, state, values)
 
     def _suggest(self, study: Study, trial: FrozenTrial,
-                 search_space: dict[str, BaseDistribution]) -> tuple[str, Params]:
+                 search_space: dict[str, BaseDistribution]) -> tuple[str, Params, float | None]:
         encoding = self._encoding_of(search_space)
-        known = history(study, encoding.tree, trial.number, self._forecasts)
+        objectives = self._objectives(study, encoding, trial.number)
+        known = objectives[0]
         seed = seed_for(self._seed, "suggestion", trial.number)
-        if len(known.points) < max(2, self._num_startup_trials):
-            return "startup", spread_point(encoding, known, seed)
-        return "gp", self._by_process(encoding, known, seed)
+        inheritance = self._inheritance_of(encoding)
+        if (point := inheritance.next_point(_suggested(study, TRANSFER))) is not None:
+            return TRANSFER, point, None
+        if len(known.points) < max(2, inheritance.num_startup_trials(self._num_startup_trials)):
+            return "startup", self._first_allowed(spread_points(encoding, known, seed)), None
+        return "gp", *self._by_process(encoding, objectives, seed)
 
-    def _by_process(self, encoding: Encoding, known: History, seed: int) -> Params:
+    def _objectives(self, study: Study, encoding: Encoding, number: int) -> list[History]:
+        """What is known of the first objective, and of the others too where they have to be modelled."""
+        if not has_front(study):
+            return [history(study, encoding.tree, number, self._forecasts)]
+        # What was stopped has no values of the others, unless they are counted.
+        forecasts = self._forecasts if self._costs else None
+        count = 1 if self._costs else len(study.directions)
+        return [history(OneObjective(study, index), encoding.tree, number, forecasts) for index in range(count)]
+
+    def _by_process(self, encoding: Encoding, objectives: Sequence[History], seed: int) -> tuple[Params, float | None]:
+        """A point, and where there is one objective, by how much it is expected to improve on the best value."""
         # Takes seconds to import, which who only reads a study does without.
-        from optsearch.search.surrogate.acquisition import NoisyImprovement, best_point
-        from optsearch.search.surrogate.process import Observations, fit, hyperparameters
+        from optsearch.search.surrogate.acquisition import Choice, NoisyImprovement, best_points
+        from optsearch.search.surrogate.front_search import FrontSearch
+        from optsearch.search.surrogate.process import Observations, Warp
 
-        observations = Observations(encoding.encode(known.points), torch.tensor(known.values, dtype=torch.float64),
-                                    torch.tensor(known.deviations, dtype=torch.float64))
-        last = self._last_fit if self._last_fit and self._last_fit.names == encoding.names else None
-        num_trials = len(known.points)
-        is_due = last is None or num_trials - last.num_trials >= max(1, num_trials // REFIT_PART)
-        process = fit(encoding, observations, last.hyperparameters if last else None, is_due)
-        if is_due:
-            self._last_fit = LastFit(encoding.names, num_trials, hyperparameters(process))
+        known, before = objectives[0], self._inheritance_of(encoding)
+        own = observed(encoding, known)
+        both = Observations(torch.cat([before.rows, own.rows]),
+                            torch.cat([torch.tensor(before.values, dtype=torch.float64), own.values]),
+                            torch.cat([torch.tensor(before.deviations, dtype=torch.float64), own.deviations]))
+        process = self._fits.process(encoding, both, len(own.values))
+        if len(objectives) > 1 or self._costs is not None:
+            search = FrontSearch(encoding, self._fits, self._costs, self._is_allowed)
+            return search.points(process, objectives, seed)[0], None
         score = NoisyImprovement(process, encoding.encode(known.pending), seed)
-        return best_point(score, encoding, known.best_first, known.tried, seed)
+        point = best_points(score, encoding, Choice(known.best_first, known.tried, self._is_allowed), seed)[0]
+        return point, Warp.of(own.values).gain(float(score(encoding.encode([point])).detach().exp()))
+
+    def _first_allowed(self, points: Sequence[Params]) -> Params:
+        """The first one where none of those checked is allowed."""
+        if self._is_allowed is None:
+            return points[0]
+        return next(filter(self._is_allowed, points), points[0])
 
     def _by_tpe(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
         found = self._tpe.sample_relative(study, trial, self._tpe.infer_relative_search_space(study, trial))
@@ -130,18 +158,29 @@ class ConditionalGPSampler(BaseSampler):
         """The one of last time where the space is the same: it keeps graphs."""
         if self._encoding is None or dict(self._encoding.tree.distributions) != search_space:
             tree = self._tree or TreeSpace.flat(search_space)
-            self._encoding = Encoding(tree, self._to_graph if self._tree else None)
+            self._encoding = Encoding(tree, self._to_graph if self._tree else None, len(self._previous))
         return self._encoding
 
+    def _inheritance_of(self, encoding: Encoding) -> Inheritance:
+        """The one of last time where the encoding is the same: it keeps rows."""
+        if self._inheritance is None or self._inheritance.encoding is not encoding:
+            self._inheritance = Inheritance(encoding, self._previous)
+        return self._inheritance
 
-def spread_point(encoding: Encoding, known: History, seed: int) -> Params:
-    """A random point, far from those tried."""
+
+def spread_points(encoding: Encoding, known: History, seed: int) -> list[Params]:
+    """Random points, the one farthest from those tried first."""
     points = encoding.tree.sample(seed, NUM_SPREAD)
     if not known.tried:
-        return points[0]
+        return points
     plain = Encoding(encoding.tree)
     rows, others = (plain.embedded(plain.encode(each)) for each in (points, known.tried))
-    return points[int(torch.cdist(rows, others).amin(1).argmax())]
+    return [points[index] for index in torch.cdist(rows, others).amin(1).argsort(descending=True, stable=True)]
+
+
+def _suggested(study: Study, how: str) -> list[Params]:
+    """What was suggested in a way, also to trials that failed."""
+    return [announced(trial) for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(ATTRIBUTE) == how]
 
 
 def _random_seed() -> int:

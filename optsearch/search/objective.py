@@ -3,29 +3,32 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from optsearch import evaluation, progress
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.search import storage
+from optsearch.search.costs import Cost
 from optsearch.search.definition import StudyDefinition
+from optsearch.search.objectives import Value
 from optsearch.search.places import Places
 from optsearch.search.records import Records
-from optsearch.search.recovery import chain_of
+from optsearch.search.recovery import ARTIFACT_IDS, OUTCOME, chain_of
 from optsearch.search.rows import trial_suggest
-from optsearch.search.samplers import make_pruner, make_sampler
+from optsearch.search.samplers import cost_book, encoding_of, make_pruner, make_sampler
+from optsearch.search.transfer import Source, source_of
 from optsearch.search.trial import CURVE, PICTURE, WEIGHTS, Job
 from optsearch.seeds import seed_for
 
 ARTIFACTS = {WEIGHTS: "application/octet-stream", CURVE: "text/csv", PICTURE: "image/png"}
-ARTIFACT_IDS = "artifacts"
 
 
 def content_cache(records: Records) -> evaluation.Cache:
@@ -49,6 +52,20 @@ def tuned_opponents(definition: StudyDefinition, records: Records, *, quiet: boo
     return finals
 
 
+def job_of(study_name: str, definition: StudyDefinition, trial: optuna.Trial | FrozenTrial) -> Job:
+    """What the trial's parameters say; seed, folder and opponents are the caller's."""
+    space = definition.parsed_space()
+    design, settings = space.suggest(trial_suggest(trial))
+    return Job(
+        design=design.to_config(), settings=asdict(replace(settings, horizon=definition.horizon)),
+        tasks=list(definition.tasks), weights=list(definition.weights), sampling=definition.sampling,
+        selected_on=list(definition.validation or definition.tasks), budget=definition.budget,
+        num_points=definition.num_points, seed=0, opponents=[], folder="",
+        provenance={"study": study_name, "trial": trial.number, "space": definition.space,
+                    "space_hash": space.hash, "study_seed": definition.seed, "horizon": definition.horizon,
+                    "held_out": list(definition.held_out), "families": definition.families})
+
+
 @dataclass
 class LearnedOptimizerObjective:
     """The objective of a study of learned optimizers; the value is log(relative loss), lower is better."""
@@ -63,30 +80,37 @@ class LearnedOptimizerObjective:
 
     def study(self) -> optuna.Study:
         loaded = optuna.load_study(study_name=self.study_name, storage=storage.open_storage(self.url),
-                                   pruner=make_pruner(self.definition))
+                                   pruner=self.pruner)
         # A restarted run must not draw what an earlier one drew, and two slots must differ.
-        num_trials = len(loaded.get_trials(deepcopy=False))
-        seed = seed_for(self.definition.seed, "sampler", num_trials, next(self.slots))
-        loaded.sampler = make_sampler(self.definition, seed)
+        trials = loaded.get_trials(deepcopy=False)
+        seed = seed_for(self.definition.seed, "sampler", len(trials), next(self.slots))
+        cost_book(self.definition.space, self.definition.space_text).learn(trials)
+        loaded.sampler = make_sampler(self.definition, seed, self.pruner, self.sources)
         return loaded
 
+    @cached_property
+    def pruner(self) -> optuna.pruners.BasePruner:
+        """One for all slots of the process, so that what one learns from the trials is learned for all."""
+        return make_pruner(self.definition, self.records)
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """What the earlier studies, as far as they still exist, have come to when the first slot begins."""
+        opened = storage.open_storage(self.url)
+        names = set(optuna.get_all_study_names(opened))
+        tree = encoding_of(self.definition.space, self.definition.space_text).tree
+        return [source_of(optuna.load_study(study_name=name, storage=opened), tree)
+                for name in self.definition.previous if name in names]
+
     def job(self, trial: optuna.Trial) -> dict[str, Any]:
-        definition, places = self.definition, Places.of(self.url)
-        space = definition.parsed_space()
-        design, settings = space.suggest(trial_suggest(trial))
         chain = chain_of(trial)
-        trial.set_user_attr("design", design.to_config())
-        return Job(
-            design=design.to_config(), settings=asdict(replace(settings, horizon=definition.horizon)),
-            tasks=list(definition.tasks), weights=list(definition.weights), sampling=definition.sampling,
-            selected_on=list(definition.validation or definition.tasks), budget=definition.budget,
-            num_points=definition.num_points,
-            seed=seed_for(definition.seed, "trial", chain), opponents=self.opponents,
-            folder=str(places.trial_folder(self._study_id(trial), chain)),
-            provenance={"study": self.study_name, "trial": trial.number, "space": definition.space,
-                        "space_hash": space.hash, "study_seed": definition.seed, "horizon": definition.horizon,
-                        "held_out": list(definition.held_out), "families": definition.families},
-        ).to_config()
+        job = job_of(self.study_name, self.definition, trial)
+        trial.set_user_attr("design", job.design)
+        definition = self.definition
+        cost = Cost.kept(trial) or cost_book(definition.space, definition.space_text).cost(trial.params)
+        definition.limits.check(trial, cost)
+        return replace(job, seed=seed_for(self.definition.seed, "trial", chain), opponents=self.opponents,
+                       folder=str(Places.of(self.url).trial_folder(self._study_id(trial), chain))).to_config()
 
     def fingerprint(self, job: dict[str, Any]) -> str:
         """Of what the design computes and how it is learned: the rest is the study's, or chance."""
@@ -96,9 +120,9 @@ class LearnedOptimizerObjective:
 
     def point(self, trial: optuna.Trial, message: dict[str, Any]) -> tuple[int, float]:
         self.records.put_point(self._study_id(trial), chain_of(trial), message["inner_steps"], message)
-        return round(self.definition.budget * message["point"] / self.definition.num_points), message["value"]
+        return self.definition.step(message["point"]), message["value"]
 
-    def finish(self, trial: optuna.Trial, result: dict[str, Any], outcome: TrialState) -> float | None:
+    def finish(self, trial: optuna.Trial, result: dict[str, Any], outcome: TrialState) -> Value:
         places = Places.of(self.url)
         ids = {}
         for file in result["files"]:
@@ -107,8 +131,9 @@ class LearnedOptimizerObjective:
                 artifact_store=places.artifact_store(), file_path=file, study_or_trial=trial,
                 mimetype=ARTIFACTS[name])
         trial.set_user_attr(ARTIFACT_IDS, ids)
-        trial.set_user_attr("outcome", result["outcome"])
-        return result["value"]
+        trial.set_user_attr(OUTCOME, result["outcome"])
+        cost = Cost.kept(trial)
+        return (result["value"], *astuple(cost)) if self.definition.pareto and cost else result["value"]
 
     @staticmethod
     def _study_id(trial: optuna.Trial) -> int:

@@ -14,6 +14,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import FrozenTrial
 
 from optsearch.errors import SpaceError
 
@@ -34,7 +35,7 @@ class Switches:
 Row = Leaf | Switches
 
 
-def trial_suggest(trial: optuna.Trial) -> Suggest:
+def trial_suggest(trial: optuna.Trial | FrozenTrial) -> Suggest:
     """Suggestions by an Optuna trial."""
     return trial._suggest
 

@@ -13,17 +13,22 @@ from optuna.trial import FrozenTrial, TrialState
 from optsearch.errors import FileError, StudyError, UsageError
 from optsearch.export import Artifact
 from optsearch.search import workers
+from optsearch.search.configs import ended_chains, num_spent, paused_chains
 from optsearch.search.definition import StudyDefinition
-from optsearch.search.duplicates import is_duplicate
+from optsearch.search.duplicates import OVER_LIMIT, is_duplicate, is_skipped
 from optsearch.search.events import Events
-from optsearch.search.objective import ARTIFACT_IDS, LearnedOptimizerObjective, tuned_opponents
+from optsearch.search.objective import LearnedOptimizerObjective, tuned_opponents
+from optsearch.search.objectives import end_of, front_of, has_front, is_feasible
 from optsearch.search.places import Places
 from optsearch.search.records import Records
-from optsearch.search.recovery import FINISHED, chain_of
+from optsearch.search.recovery import ARTIFACT_IDS, PAUSED
+from optsearch.search.stopping import UntilWorthless
 from optsearch.search.storage import open_storage, quietly, resolve_url, storage_errors
+from optsearch.search.thawing import make_schedule
 from optsearch.search.trial import WEIGHTS
 
-METRIC = "log relative loss"
+# What a race between finalists left: see `search/finals.py`.
+FINALS = "finals"
 
 
 @dataclass(frozen=True)
@@ -50,18 +55,21 @@ class Store:
             return sorted(optuna.get_all_study_names(open_storage(self.url)))
 
     def create(self, name: str, definition: StudyDefinition) -> optuna.Study:
-        """Raises `StudyError` when there is one of that name."""
+        """Raises `StudyError` when there is one of that name, or none of a name that it is to learn from."""
         storage = open_storage(self.url)
+        for previous in definition.previous:
+            self.load(previous)
         with storage_errors(self.url), quietly():
             try:
-                study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+                study = optuna.create_study(study_name=name, storage=storage,
+                                            directions=["minimize"] * len(definition.metrics))
             except optuna.exceptions.DuplicatedStudyError as error:
                 raise StudyError(f"study `{name}` exists already in {self.url}. Go on with it (`optsearch study run "
                                  f"{name}`), delete it, or choose another name.") from error
             # A database gives the number of a deleted study to the next one.
             self.records.delete_study(study._study_id)
             self.places.delete(self.places.study_folder(study._study_id))
-            study.set_metric_names([METRIC])
+            study.set_metric_names(list(definition.metrics))
             definition.write(study)
         return study
 
@@ -81,6 +89,17 @@ class Store:
         with storage_errors(self.url):
             self.load(name).set_user_attr(workers.STOP, True)
 
+    def missing(self, name: str) -> list[str]:
+        """The studies that this one was to learn from and that have been deleted since."""
+        known = self.names()
+        return [previous for previous in StudyDefinition.of(self.load(name)).previous if previous not in known]
+
+    def change_stop_gain(self, name: str, bound: float) -> None:
+        """From now on, also for workers that run; see `StudyDefinition`."""
+        with storage_errors(self.url):
+            study = self.load(name)
+            replace(StudyDefinition.of(study), stop_gain=bound).write(study)
+
     def delete(self, name: str) -> None:
         """The study, its curves, files and artifacts."""
         study = self.load(name)
@@ -96,7 +115,9 @@ class Store:
     def run(self, name: str, slots: Sequence[str], num_trials: int, *, quiet: bool = False) -> Events:
         """Run until the study has `num_trials` complete or pruned trials; see `workers.run_slots`.
 
-        Raises `StudyError` when the space has changed since the study was made.
+        With freeze-thaw, until it has spent the inner steps of that many whole trials; see `thawing.Thawing`. Or until
+        it ends by itself; see `stopping.ended`. Raises `StudyError` when the space has changed since the study was
+        made.
         """
         study = self.load(name)
         definition = StudyDefinition.of(study)
@@ -108,18 +129,19 @@ class Store:
         opponents = tuned_opponents(definition, records, quiet=quiet)
         objective = LearnedOptimizerObjective(name, self.url, definition, opponents, records)
         self._clean(study)
-        with closing(workers.run_slots(objective, slots, num_trials=num_trials)) as events:
+        schedule = UntilWorthless(make_schedule(definition, records))
+        with closing(workers.run_slots(objective, slots, num_trials=num_trials, schedule=schedule)) as events:
             for event in events:
                 yield event
-                if event.kind == "finished":
+                if event.kind in ("finished", "failed"):
                     self._clean(study)
 
     def _clean(self, study: optuna.Study) -> None:
-        """Checkpoints are of no use once their trial has finished."""
+        """Checkpoints are of no use once nothing will go on from them."""
         with storage_errors(self.url):
-            finished = study.get_trials(deepcopy=False, states=FINISHED)
-        for trial in finished:
-            self.places.delete(self.places.trial_folder(study._study_id, chain_of(trial)))
+            ended = ended_chains(study)
+        for chain in ended:
+            self.places.delete(self.places.trial_folder(study._study_id, chain))
 
 
 def check_devices(slots: Sequence[str]) -> None:
@@ -132,18 +154,25 @@ def check_devices(slots: Sequence[str]) -> None:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial:
-    """The complete trial of the lowest value; `StudyError` when there is none yet."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """The complete trial of the lowest value within the study's limits; `StudyError` when there is none yet."""
+    complete = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+                if is_feasible(trial)]
     if not complete:
-        raise StudyError(f"study `{study.study_name}` has no complete trial yet. "
+        raise StudyError(f"study `{study.study_name}` has no complete trial within its limits yet. "
                          f"Run `optsearch study run {study.study_name}` first.")
-    return min(complete, key=lambda trial: trial.value if trial.value is not None else float("inf"))
+    return min(complete, key=end_of)
 
 
 def artifact(store: Store, study: optuna.Study, number: int | None = None) -> Artifact:
-    """The learned optimizer of one trial, by default the best."""
+    """The learned optimizer of one trial; by default of the winner of the finalists, or else of the best.
+
+    Finals in which the best trial did not take part, since it is newer, are out of date and don't count.
+    """
     if number is None:
         trial = best_trial(study)
+        finals = study.user_attrs.get(FINALS)
+        if finals is not None and trial.number in finals["trials"]:
+            return _finalist(store, study, finals)
     else:
         by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
         if number not in by_number:
@@ -153,29 +182,56 @@ def artifact(store: Store, study: optuna.Study, number: int | None = None) -> Ar
     if identifier is None:
         raise StudyError(f"trial {trial.number} has no weights; it is {trial.state.name}. "
                          "Only complete and pruned trials have.")
-    path = store.places.artifacts / identifier
+    return _loaded(store.places.artifacts / identifier, trial.number)
+
+
+def _finalist(store: Store, study: optuna.Study, finals: dict[str, Any]) -> Artifact:
+    """Under the names that it has in this study: another may have trained the same."""
+    found = _loaded(store.places.artifacts / finals["weights"], finals["trial"])
+    kept = {name: finals[name] for name in ("mean", "num_seeds", "statement")}
+    names = {"study": study.study_name, "trial": finals["trial"], "value": finals["value"], FINALS: kept}
+    return replace(found, provenance=found.provenance | names)
+
+
+def _loaded(path: Path, number: int) -> Artifact:
     if not path.exists():
-        raise FileError(f"{path}, the weights of trial {trial.number}, is gone. "
+        raise FileError(f"{path}, the weights of trial {number}, is gone. "
                         "Run this where the study's files are, or choose another trial.")
     return Artifact.load(path)
 
 
 def summary(study: optuna.Study) -> dict[str, Any]:
-    """Counts of trials by state, and the best value; duplicates are counted apart from those that failed."""
+    """Counts of trials by state, and the best value; those that were skipped are counted apart from those that
+    failed. In a study of several objectives, the numbers of the `front`, the best value first.
+
+    `pruned` are those stopped for good; `paused` are the designs that may be continued, however often they have been.
+    """
     everything = study.get_trials(deepcopy=False)
-    trials = [trial for trial in everything if not is_duplicate(trial)]
+    trials = [trial for trial in everything if not is_skipped(trial)]
     counts = {state.name.lower(): sum(trial.state is state for trial in trials) for state in TrialState}
-    values = [trial.value for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
-    return {"name": study.study_name, **counts, "duplicate": len(everything) - len(trials),
-            "best_value": min(values, default=None)}
+    counts["pruned"] -= sum(PAUSED in trial.user_attrs and trial.state is TrialState.PRUNED for trial in trials)
+    values = [end_of(trial) for trial in trials if trial.state is TrialState.COMPLETE and is_feasible(trial)]
+    front = {"front": [trial.number for trial in front_of(study)]} if has_front(study) else {}
+    return {"name": study.study_name, **counts, **front, "duplicate": sum(map(is_duplicate, everything)),
+            OVER_LIMIT: sum(OVER_LIMIT in trial.user_attrs for trial in everything),
+            "paused": len(paused_chains(study)), "best_value": min(values, default=None)}
+
+
+def num_done(study: optuna.Study) -> float:
+    """Trials that count as done: finished ones, or with freeze-thaw as many as took all steps that were spent."""
+    definition, counts = StudyDefinition.of(study), summary(study)
+    if definition.scheduler == "freeze-thaw":
+        return num_spent(study) / definition.budget
+    return counts["complete"] + counts["pruned"]
 
 
 def export(store: Store, name: str, path: Path, number: int | None = None) -> Artifact:
-    """Write the learned optimizer of a trial (by default the best) to `path`."""
+    """Write the learned optimizer of a trial to `path`, by default that of `artifact`."""
     study = store.load(name)
     found, counts = artifact(store, study, number), summary(study)
     # What finding it has cost belongs to what is said of it.
-    cost = {"num_trials": counts["complete"] + counts["pruned"], "num_pruned": counts["pruned"]}
-    found = replace(found, provenance=found.provenance | cost)
+    cost = {"num_trials": counts["complete"] + counts["pruned"] + counts["paused"], "num_pruned": counts["pruned"]}
+    front = {"num_front": len(front_of(study))} if number is None and has_front(study) else {}
+    found = replace(found, provenance=found.provenance | cost | front)
     found.save(path)
     return found

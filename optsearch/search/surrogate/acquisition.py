@@ -1,31 +1,38 @@
 """Which point to try next: expected improvement on what is known and under way, and its search on the tree."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import cos, log, pi
 
 import numpy
 import torch
 from botorch.acquisition.analytic import _log_ei_helper
 from botorch.models import SingleTaskGP
-from linear_operator.utils.cholesky import psd_safe_cholesky
 from optuna.distributions import CategoricalDistribution
 from torch import Tensor
-from torch.quasirandom import SobolEngine
 
 from optsearch.search.rows import Suggest, random_suggest
 from optsearch.search.surrogate.encoding import Encoding
+from optsearch.search.surrogate.posterior import Draws, Posterior, normal_draws
 from optsearch.search.surrogate.tree import Params
+
+# Of rows `[n, columns]`, `[n]`; the more the better.
+Score = Callable[[Tensor], Tensor]
+IsAllowed = Callable[[Params], bool]
 
 NUM_DRAWS = 64
 # Observed points that may turn out to be the best; the others are all but surely worse.
 NUM_CONTENDERS = 20
-MIN_VARIANCE = 1e-10
 # As many mutations of the best known points, twice as many random points, and so on; a graph costs milliseconds.
 NUM_CANDIDATES, NUM_WITH_GRAPHS = 160, 40
 NUM_ROUNDS = 3
 NUM_PARENTS = 6
 NUM_REFINED = 4
+NUM_FOUND = 10
+# A check may take 50 ms.
+NUM_CHECKED = 100
+NUM_BEFORE_JUMP = 10
 NUM_STEPS = 15
 # Of the value that moves most, at first.
 STEP = 0.1
@@ -45,40 +52,18 @@ class NoisyImprovement:
     """
 
     def __init__(self, process: SingleTaskGP, pending: Tensor, seed: int) -> None:
-        self.kernel = process.covar_module
+        posterior = Posterior(process)
         with torch.no_grad():
-            self.rows: Tensor = process.train_inputs[0]
-            self.constant = process.mean_module.constant.detach().clone()
-            noise = process.likelihood.noise + process.likelihood.second_noise
-            self.root = psd_safe_cholesky(self._covariance(self.rows, self.rows) + noise.diag())
-            self.weights = torch.cholesky_solve((process.train_targets - self.constant).unsqueeze(-1), self.root)
-            means = self._posterior(self.rows)[0]
-            self.known = torch.cat([self.rows[means.argsort()[:NUM_CONTENDERS]], pending])
-            means, self.known_half = self._posterior(self.known)
-            covariance = self._covariance(self.known, self.known) - self.known_half.T @ self.known_half
-            self.known_root = psd_safe_cholesky(covariance + MIN_VARIANCE * torch.eye(len(covariance)).double())
-            self.draws = _normal_draws(len(self.known), seed)
-            self.best = (means + self.draws @ self.known_root.T).amin(-1)
+            means = posterior.at(posterior.own)[0]
+        known = torch.cat([posterior.own[means.argsort()[:NUM_CONTENDERS]], pending])
+        self.draws = Draws(posterior, known, normal_draws(NUM_DRAWS, len(known), seed))
+        self.best = self.draws.values.amin(-1)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Of rows `[n, columns]`, `[n]`."""
-        means, half = self._posterior(rows)
-        cross = self._covariance(self.known, rows) - self.known_half.T @ half
-        share = torch.linalg.solve_triangular(self.known_root, cross, upper=False)
-        prior = self.kernel(rows, diag=True)
-        deviation = (prior - half.square().sum(0) - share.square().sum(0)).clamp(min=MIN_VARIANCE).sqrt()
-        gain = (self.best.unsqueeze(-1) - means - self.draws @ share) / deviation
+        means, deviation = self.draws.marginals(rows)
+        gain = (self.best.unsqueeze(-1) - means) / deviation
         return (_log_ei_helper(gain) + deviation.log()).logsumexp(0) - log(NUM_DRAWS)
-
-    def _covariance(self, first: Tensor, second: Tensor) -> Tensor:
-        covariance: Tensor = self.kernel(first, second).to_dense()
-        return covariance
-
-    def _posterior(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Means, and by how much of the prior the variances shrink, as a root `[observed, n]`."""
-        cross = self._covariance(self.rows, rows)
-        return (self.constant + (cross.T @ self.weights).squeeze(-1),
-                torch.linalg.solve_triangular(self.root, cross, upper=False))
 
 
 @dataclass
@@ -86,10 +71,12 @@ class Pool:
     """Points with their rows and scores, none of them twice and none that was tried."""
 
     encoding: Encoding
-    score: NoisyImprovement
+    score: Score
     tried: set[frozenset[tuple[str, object]]]
+    is_allowed: IsAllowed | None = None
     points: list[Params] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    checked: dict[int, bool] = field(default_factory=dict)
 
     def add(self, points: Iterable[Params]) -> None:
         new = {frozenset(point.items()): point for point in points}
@@ -101,8 +88,29 @@ class Pool:
             self.points += fresh
 
     def best(self, count: int) -> list[Params]:
-        order = numpy.argsort(-numpy.nan_to_num(numpy.array(self.scores), nan=-numpy.inf), kind="stable")
-        return [self.points[index] for index in order[:count]]
+        """Of those that are allowed, as far as `NUM_CHECKED` checks tell; if none is, of all."""
+        order = numpy.argsort(-numpy.nan_to_num(numpy.array(self.scores), nan=-numpy.inf), kind="stable").tolist()
+        found = list(islice(self._allowed(order), count))
+        # Jumps may have passed by what was found before.
+        allowed = found if self.is_allowed is None else [index for index in order if self.checked.get(index)]
+        return [self.points[index] for index in (allowed or order)[:count]]
+
+    def _allowed(self, order: Sequence[int]) -> Iterator[int]:
+        """In ever longer jumps where what scores best is forbidden, as it is where all that is good costs much."""
+        place = num_forbidden = 0
+        while place < len(order):
+            if self._may_be_suggested(order[place]):
+                yield order[place]
+            else:
+                num_forbidden += 1
+            place += 2 ** (num_forbidden // NUM_BEFORE_JUMP)
+
+    def _may_be_suggested(self, index: int) -> bool:
+        if self.is_allowed is None:
+            return True
+        if index not in self.checked and len(self.checked) < NUM_CHECKED:
+            self.checked[index] = self.is_allowed(self.points[index])
+        return self.checked.get(index, False)
 
 
 @dataclass(frozen=True)
@@ -147,29 +155,38 @@ class Neighbourhood:
         return self.encoding.value(name, min(1.0, max(0.0, moved)))
 
 
-def best_point(score: NoisyImprovement, encoding: Encoding, parents: Sequence[Params], tried: Iterable[Params],
-               seed: int) -> Params:
-    """A point of the tree that was not tried, with about the highest score; `parents` are the best known, best first.
+@dataclass(frozen=True)
+class Choice:
+    """What is known of points beside their scores: good ones, best first, those that were tried, which are allowed."""
+
+    parents: Sequence[Params]
+    tried: Sequence[Params]
+    is_allowed: IsAllowed | None = None
+
+
+def best_points(score: Score, encoding: Encoding, choice: Choice, seed: int) -> list[Params]:
+    """Points of the tree that were not tried, the first with about the highest score, and others of high scores.
 
     Random points, mutations and crosses of parents; then mutations of those that score best, thrice; then gradient
     steps on the values of ranges. Raises `ValueError` where everything was tried.
     """
     near = Neighbourhood.of(encoding, seed)
-    pool = Pool(encoding, score, {frozenset(point.items()) for point in tried})
+    pool = Pool(encoding, score, {frozenset(point.items()) for point in choice.tried}, choice.is_allowed)
     count = NUM_WITH_GRAPHS if encoding.to_graph else NUM_CANDIDATES
-    parents = parents[:NUM_PARENTS]
+    parents = choice.parents[:NUM_PARENTS]
     pool.add(near.random() for _ in range(2 * count))
     pool.add(near.mutated(_pick(near, parents)) for _ in range(count))
     pool.add(near.crossed(_pick(near, parents), _pick(near, parents)) for _ in range(count // 2))
     for _ in range(NUM_ROUNDS):
-        pool.add([near.mutated(_pick(near, pool.best(NUM_PARENTS))) for _ in range(count // 2) if pool.points])
+        best = pool.best(NUM_PARENTS)
+        pool.add([near.mutated(_pick(near, best)) for _ in range(count // 2) if best])
     if not pool.points:
         raise ValueError("every point that was drawn has been tried already")
     pool.add(refined(score, encoding, pool.best(NUM_REFINED)))
-    return pool.best(1)[0]
+    return pool.best(NUM_FOUND)
 
 
-def refined(score: NoisyImprovement, encoding: Encoding, points: Sequence[Params]) -> list[Params]:
+def refined(score: Score, encoding: Encoding, points: Sequence[Params]) -> list[Params]:
     """The points after gradient steps on the values of their ranges; graphs stay what they were."""
     rows = encoding.encode(points)
     active, units = rows[:, encoding.active], rows[:, encoding.units]
@@ -189,9 +206,3 @@ def refined(score: NoisyImprovement, encoding: Encoding, points: Sequence[Params
 
 def _pick(near: Neighbourhood, points: Sequence[Params]) -> Params:
     return points[int(near.generator.integers(len(points)))]
-
-
-def _normal_draws(size: int, seed: int) -> Tensor:
-    """`[NUM_DRAWS, size]`, spread evenly."""
-    uniform = SobolEngine(size, scramble=True, seed=seed % 2**31).draw(NUM_DRAWS, dtype=torch.float64)
-    return torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))

@@ -29,11 +29,13 @@ class Encoding:
 
     Columns are, in this order: `units`, where every range's value lies in it, from 0 to 1 (0.5 where inactive);
     `active`, 1 for every range that is active; `choices`, one a choice, 1 where it was made; `graph`, the features of
-    the graph that `to_graph` draws of a point, none without it.
+    the graph that `to_graph` draws of a point, none without it; `source`, one where there are `num_sources` other
+    studies that points may come from, numbered from 1.
     """
 
     tree: TreeSpace
     to_graph: ToGraph | None = None
+    num_sources: int = 0
     _graphs: dict[tuple[tuple[str, Any], ...], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -64,9 +66,31 @@ class Encoding:
         start = self.choices.stop
         return slice(start, start + (NUM_BUCKETS * (1 + NUM_ROUNDS) if self.to_graph else 0))
 
+    @property
+    def source(self) -> slice:
+        return slice(self.graph.stop, self.graph.stop + bool(self.num_sources))
+
     def encode(self, points: Sequence[Params]) -> Tensor:
-        """Rows `[points, columns]`; parameters that the tree does not have are left out."""
-        rows = torch.zeros(len(points), self.graph.stop, dtype=torch.float64)
+        """Rows `[points, columns]` of source 0; parameters and choices that the tree does not have are left out."""
+        rows = self._encoded(points)
+        if self.to_graph is not None:
+            for row, point in zip(rows, points, strict=True):
+                row[self.graph] = self._graph_row(point)
+        return rows
+
+    def encode_foreign(self, source: int, points: Sequence[Params],
+                       graphs: Sequence["networkx.DiGraph[str] | None"]) -> Tensor:
+        """Rows of what another study tried; without a graph a point is like no other in it."""
+        rows = self._encoded(points)
+        rows[:, self.source] = source
+        if self.to_graph is not None:
+            for row, graph in zip(rows, graphs, strict=True):
+                row[self.graph] = 0.0 if graph is None else graph_features(graph)
+        return rows
+
+    def _encoded(self, points: Sequence[Params]) -> Tensor:
+        """Without graphs."""
+        rows = torch.zeros(len(points), self.source.stop, dtype=torch.float64)
         rows[:, self.units] = 0.5
         for row, point in zip(rows, points, strict=True):
             for index, name in enumerate(self.ranges):
@@ -74,10 +98,8 @@ class Encoding:
                     row[index] = self.unit(name, point[name])
                     row[self.active.start + index] = 1.0
             for name, start in self._starts.items():
-                if name in point:
+                if name in point and point[name] in self._choices_of[name]:
                     row[start + self._choices_of[name].index(point[name])] = 1.0
-            if self.to_graph is not None:
-                row[self.graph] = self._graph_row(point)
         return rows
 
     def unit(self, name: str, value: Any) -> float:

@@ -39,16 +39,17 @@ def history(study: Study, tree: TreeSpace, current: int, forecasts: Forecasts | 
     """What all trials but number `current` tell about points of the tree.
 
     Failed ones and those that are no such points say nothing. A trial that was stopped has the mean and deviation
-    that `forecasts` gives its number; without forecasts, those by which trials that ended were off at that step.
-    Infinite values count as the worst, or best, finite one.
+    that `forecasts` gives its number; where it gives none at all, those by which trials that ended were off at that
+    step. What was tried again with the same parameters counts once. Infinite values count as the worst, or best,
+    finite one.
     """
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != current]
     sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
-    known = _known(study, trials, forecasts)
+    known = known_values(study, trials, forecasts)
     found = {trial.number: point for trial in trials if (point := _point(tree, trial)) is not None}
     numbers = [number for number in sorted(known) if number in found]
     return History(tuple(found[number] for number in numbers),
-                   _finite([sign * known[number][0] for number in numbers]),
+                   finite([sign * known[number][0] for number in numbers]),
                    tuple(known[number][1] for number in numbers),
                    tuple(found[trial.number] for trial in trials
                          if trial.state is TrialState.RUNNING and trial.number in found),
@@ -74,18 +75,18 @@ def announced(trial: FrozenTrial) -> Params:
         return trial.params
 
 
-def _known(study: Study, trials: Sequence[FrozenTrial],
-           forecasts: Forecasts | None) -> dict[int, tuple[float, float]]:
+def known_values(study: Study, trials: Sequence[FrozenTrial],
+                 forecasts: Forecasts | None) -> dict[int, tuple[float, float]]:
     """Value and deviation by number."""
-    known = {trial.number: (trial.value, 0.0) for trial in trials
-             if trial.state is TrialState.COMPLETE and trial.value is not None}
-    stopped = [trial for trial in trials if trial.state is TrialState.PRUNED]
-    if forecasts is None:
-        ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        guesses = {trial.number: guess for trial in stopped if (guess := _last(trial, ended)) is not None}
-    else:
-        said = forecasts(study) if stopped else {}
-        guesses = {trial.number: said[trial.number] for trial in stopped if trial.number in said}
+    ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    known = {trial.number: (trial.value, 0.0) for trial in ended if trial.value is not None}
+    # What was paused and went on stands there again, as another trial.
+    newest = {json.dumps(trial.params, sort_keys=True): trial for trial in trials
+              if trial.state in (TrialState.PRUNED, TrialState.COMPLETE)}
+    stopped = [trial for trial in newest.values() if trial.state is TrialState.PRUNED]
+    said = forecasts(study) if forecasts and stopped else {}
+    guesses = {trial.number: said[trial.number] for trial in stopped if trial.number in said} if said else {
+        trial.number: guess for trial in stopped if (guess := _last(trial, ended)) is not None}
     return {number: each for number, each in (known | guesses).items() if not any(numpy.isnan(each))}
 
 
@@ -118,6 +119,6 @@ def _point(tree: TreeSpace, trial: FrozenTrial) -> Params | None:
     return point if point and all(tree.has(name, value) for name, value in point.items()) else None
 
 
-def _finite(values: Sequence[float]) -> tuple[float, ...]:
+def finite(values: Sequence[float]) -> tuple[float, ...]:
     finite = [value for value in values if numpy.isfinite(value)] or [0.0]
     return tuple(min(max(finite), max(min(finite), value)) for value in values)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from gpytorch.constraints import Positive
 from gpytorch.kernels import Kernel
-from gpytorch.priors import LogNormalPrior
+from gpytorch.priors import LogNormalPrior, NormalPrior
 from torch import Tensor
 
 from optsearch.search.surrogate.encoding import Encoding
@@ -20,6 +20,11 @@ NUM_TERMS = 4
 SCALE_SPREAD = 1.0
 LENGTHSCALE, LENGTHSCALE_SPREAD = sqrt(2), sqrt(3)
 UNIT_SPREAD = 1 / 6
+# How much another study tells, before the logistic function.
+RELATION, RELATION_SPREAD = 0.0, 1.5
+# The variance of the mean of a study's targets, which says little about the space where few were chosen for being good.
+OFFSET = 1.0
+AMPLITUDE_SPREAD = 0.7
 
 
 class _Matern(torch.autograd.Function):
@@ -155,6 +160,42 @@ class DesignKernel(EncodedKernel):
         return total
 
 
+class TransferKernel(EncodedKernel):
+    """The `DesignKernel`, times the covariance of the studies that two rows come from, plus an offset for each.
+
+    Source s correlates with the study itself, source 0, by the learned r_s in (0, 1), and two sources by r_s · r_t:
+    a correlation matrix, so the product is a kernel (the intrinsic model of coregionalisation; Swersky et al. 2013,
+    https://papers.neurips.cc/paper/5086-multi-task-bayesian-optimization). Its targets differ a
+    learned times as much: what one study tried may have been chosen for being good, and so lie closer together.
+    """
+
+    def __init__(self, encoding: Encoding) -> None:
+        super().__init__(encoding)
+        self.design = DesignKernel(encoding)
+        self.register_parameter("raw_relations", torch.nn.Parameter(
+            torch.full((encoding.num_sources,), RELATION, dtype=torch.float64)))
+        self.register_prior("relations_prior", NormalPrior(RELATION, RELATION_SPREAD),
+                            lambda module: module.raw_relations)
+        self.learn("amplitudes", torch.ones(encoding.num_sources).double(), AMPLITUDE_SPREAD)
+
+    @property
+    def relations(self) -> Tensor:
+        """How much each source tells about the study, from 0 to 1."""
+        relations: Tensor = self.raw_relations.sigmoid()
+        return relations
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Tensor:
+        design, one = self.design.forward(x1, x2, diag=diag), torch.ones(1).double()
+        source1, source2 = (x[..., self.encoding.source].squeeze(-1).long() for x in (x1, x2))
+        amplitudes, relations = torch.cat([one, self.learned("amplitudes")]), torch.cat([one, self.relations])
+        if diag:
+            return design * amplitudes[source1] ** 2 + OFFSET
+        scaled = design * amplitudes[source1].unsqueeze(-1) * amplitudes[source2].unsqueeze(-2)
+        is_same = source1.unsqueeze(-1) == source2.unsqueeze(-2)
+        related = relations[source1].unsqueeze(-1) * relations[source2].unsqueeze(-2)
+        return torch.where(is_same, scaled + OFFSET, scaled * related)
+
+
 def merged(encoding: Encoding) -> Iterator[tuple[str, frozenset[str]]]:
     """Blocks of at least `MIN_BLOCK_SIZE` parameters where there are any, each with one that is active when it is."""
     large = [block for block in encoding.blocks if len(block) >= MIN_BLOCK_SIZE]
@@ -172,7 +213,7 @@ def merged(encoding: Encoding) -> Iterator[tuple[str, frozenset[str]]]:
 
 def gates(encoding: Encoding, names: list[str]) -> Tensor:
     """`[columns, names]`: rows times it are 1 where the parameter is active, 0 elsewhere."""
-    found = torch.zeros(encoding.graph.stop, len(names), dtype=torch.float64)
+    found = torch.zeros(encoding.source.stop, len(names), dtype=torch.float64)
     for place, name in enumerate(names):
         found[encoding.columns_of(name), place] = 1.0
     return found

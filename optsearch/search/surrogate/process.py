@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optsearch.search.storage import quietly
 from optsearch.search.surrogate.encoding import Encoding
-from optsearch.search.surrogate.kernels import DesignKernel
+from optsearch.search.surrogate.kernels import DesignKernel, TransferKernel
 
 # On a slow core an iteration takes 0.1 s with so many rows.
 MAX_FITTED_ROWS = 120
@@ -35,7 +35,7 @@ Hyperparameters = Mapping[str, Tensor]
 class Observations:
     """Rows `[n, columns]` with their values `[n]`, lower is better, and standard deviations `[n]` known beforehand.
 
-    A deviation is 0 for what was measured: the noise of measuring is learned.
+    A deviation is 0 for what was measured: the noise of measuring is learned. Rows of other sources come first.
     """
 
     rows: Tensor
@@ -70,6 +70,10 @@ class Warp:
         values, spread = observations.values, observations.deviations
         return (self(values + spread) - self(values - spread)) / 2
 
+    def gain(self, fall: float) -> float:
+        """By how much the values fall when targets do so by `fall`, below the median."""
+        return fall * self.scale * self.unit
+
 
 def fit(encoding: Encoding, observations: Observations, start: Hyperparameters | None = None,
         is_fitted: bool = True) -> SingleTaskGP:
@@ -78,10 +82,9 @@ def fit(encoding: Encoding, observations: Observations, start: Hyperparameters |
     Among more than `MAX_FITTED_ROWS` rows, the best and the latest decide on the hyperparameters; all are conditioned
     on. Raises what torch, gpytorch and scipy raise where numbers fail.
     """
-    warp = Warp.of(observations.values)
-    targets = warp(observations.values)
-    noise = warp.deviations(observations).square().clamp(min=MIN_NOISE)
-    chosen = _fitted(observations.values)
+    targets, deviations = _warped(encoding, observations)
+    noise = deviations.square().clamp(min=MIN_NOISE)
+    chosen = _fitted(targets)
     if is_fitted or start is None:
         small = _process(encoding, observations.rows[chosen], targets[chosen], noise[chosen], start)
         _maximise(small, NUM_COLD_ITERATIONS if start is None else NUM_WARM_ITERATIONS)
@@ -92,6 +95,21 @@ def fit(encoding: Encoding, observations: Observations, start: Hyperparameters |
 def hyperparameters(process: SingleTaskGP) -> Hyperparameters:
     """What a fit learned, apart from the data."""
     return {name: value.detach().clone() for name, value in process.named_parameters()}
+
+
+def _warped(encoding: Encoding, observations: Observations) -> tuple[Tensor, Tensor]:
+    """Targets and their deviations; every source has a scale of its own."""
+    if not encoding.num_sources:
+        warp = Warp.of(observations.values)
+        return warp(observations.values), warp.deviations(observations)
+    targets, deviations = torch.zeros_like(observations.values), torch.zeros_like(observations.values)
+    sources = observations.rows[:, encoding.source].squeeze(-1)
+    for source in sources.unique():
+        own = sources == source
+        part = Observations(observations.rows[own], observations.values[own], observations.deviations[own])
+        warp = Warp.of(part.values)
+        targets[own], deviations[own] = warp(part.values), warp.deviations(part)
+    return targets, deviations
 
 
 def _fitted(values: Tensor) -> Tensor:
@@ -110,10 +128,11 @@ def _process(encoding: Encoding, rows: Tensor, targets: Tensor, noise: Tensor,
     prior = LogNormalPrior(log(NOISE) + NOISE_SPREAD**2, NOISE_SPREAD)
     learned.register_prior("noise_prior", prior, lambda module: module.noise)
     learned.initialize(noise=float(prior.mode))
+    kernel = TransferKernel if encoding.num_sources else DesignKernel
     # Rows are 0 to 1 already, and targets are standardised over all rows, of which these may be a part.
     with quietly(Warning):
         process = SingleTaskGP(rows, targets.unsqueeze(-1), likelihood=likelihood, outcome_transform=None,
-                               covar_module=DesignKernel(encoding)).double()
+                               covar_module=kernel(encoding)).double()
     if start is not None:
         process.load_state_dict(start, strict=False)
     return process

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import optuna
 from optuna.distributions import BaseDistribution
 
-from optsearch.search.rows import Suggest, random_suggest
+from optsearch.search.rows import Suggest, random_suggest, trial_suggest
 
 # Parameters that so many random points don't meet are left to chance.
 NUM_DRAWS = 2000
@@ -47,6 +48,10 @@ class TreeSpace:
     def has(self, name: str, value: Any) -> bool:
         """Whether a parameter can have a value."""
         return name in self.distributions and _fits(self.distributions[name], value)
+
+    def ask(self, trial: optuna.Trial) -> Any:
+        """What the walk returns for the answers of a trial."""
+        return self.walk(trial_suggest(trial))
 
     def complete(self, values: Mapping[str, Any], suggest: Suggest) -> Params:
         """One point: those of `values` that are active and fit, and for the rest what `suggest` says."""
