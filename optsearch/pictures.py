@@ -234,3 +234,21 @@ def dots(path: Path, label: str, panels: Mapping[str, Mapping[str, Sequence[floa
         axis.xaxis.set_minor_formatter(NullFormatter())
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, dpi=130)
+
+
+def races(path: Path, budgets: Sequence[float], bands: Mapping[str, Sequence[Sequence[float]]],
+          ranks: Mapping[str, Sequence[float]]) -> None:
+    """Regret (low, median, high by name) and average rank of searchers against budgets, which are logarithmic."""
+    drawn, (regret, rank) = figure(width=4.6, height=3.6, columns=2)
+    for (name, (low, median, high)), colour in zip(bands.items(), cycle(PROFILE_COLOURS), strict=False):
+        regret.plot(budgets, median, label=name, color=colour, linewidth=1.8)
+        regret.fill_between(budgets, low, high, color=colour, alpha=0.13, linewidth=0)
+        rank.plot(budgets, ranks[name], color=colour, linewidth=1.8)
+    for axis, label in ((regret, "normalised regret"), (rank, "average rank")):
+        axis.set(xlabel="full trials' worth of inner steps", ylabel=label, xscale="log")
+        axis.xaxis.set_major_formatter("{x:g}")
+    regret.set_yscale("log")
+    rank.invert_yaxis()
+    regret.legend(frameon=False, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=130)

@@ -1,4 +1,7 @@
-"""How fast the engine is, beside what a user would write instead; and designs against each other."""
+"""How fast the engine is, beside what a user would write instead; designs, and searchers, against each other.
+
+`bench.search` and what it needs are imported where they are asked for: they load whole libraries of models.
+"""
 
 from optsearch.bench.contest import FAMILIES, Contest, Entry, hold
 from optsearch.bench.contest_page import contest_tables, write_contest

@@ -85,17 +85,16 @@ class DesignTable:
         """Raises `FileError` for what is no table."""
         try:
             content = json.loads(gzip.decompress(path.read_bytes()))
-            return DesignTable(**{name: tuple(value) if isinstance(value, list) else value
-                                  for name, value in content.items() if name != "curves"},
-                               curves=tuple(_curve(each) for each in content["curves"]))
+            content["curves"] = [Curve(**_with_tuples(each)) for each in content["curves"]]
+            return DesignTable(**_with_tuples(content))
         except FileNotFoundError as error:
             raise FileError(f"there is no table {path}. {HINT}") from error
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FileError(f"{path} holds no table of designs. {HINT}") from error
 
 
-def _curve(content: dict[str, Any]) -> Curve:
-    return Curve(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+def _with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
 
 
 def full_length(curve: Curve, num_points: int) -> Sequence[float]:

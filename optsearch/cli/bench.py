@@ -1,14 +1,18 @@
-"""`optsearch bench ...`: how fast it is here, and how good designs are."""
+"""`optsearch bench ...`: how fast it is here, how good designs are, and how good those who search for them."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from optsearch.cli import bench_search
 from optsearch.cli.options import JsonOption, QuietOption, WorkersOption, emit, run_as_workers_do
 from optsearch.tables import columns
 
-benches = typer.Typer(no_args_is_help=True, help="Measure how fast optsearch is here, and how good designs are.")
+benches = typer.Typer(no_args_is_help=True,
+                      help="Measure how fast optsearch is here, and how good designs and searchers are.")
+benches.command("table")(bench_search.table)
+benches.command("search")(bench_search.search)
 
 
 @benches.command("engine")
