@@ -240,3 +240,14 @@ def test_tuning_selection_and_report_share_no_seed_and_no_rows() -> None:
     selection, report = evaluation.selection_setup(FAMILY, HORIZON), evaluation.report_setup(FAMILY, HORIZON)
     assert (selection.split, report.split) == ("meta", "test")
     assert len({measurements.TUNING, selection.purpose, report.purpose}) == 3
+
+
+@pytest.mark.parametrize("horizon", [1, 7, 40, 60, 100, 199, 250])
+def test_what_is_measured_for_the_final_loss_alone_gives_the_same_one(horizon: int) -> None:
+    design = named_design("adamw_mlp")
+    weights = {name: leaf[None] for name, leaf in design.init_weights(generator(0, "weights")).items()}
+    setup = Setup(FAMILY, horizon, "meta", (0,), "test")
+    whole, end = (runs.run(design, weights, each).measured for each in (setup, setup.of_the_end))
+    assert whole.shape == end.shape
+    assert metrics.final_loss(whole) == metrics.final_loss(end)
+    assert end.isnan().sum() == max(0, len(end) - metrics.window(len(end)))

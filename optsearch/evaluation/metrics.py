@@ -29,13 +29,14 @@ class Interval:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def _window(curve: Tensor) -> int:
-    return max(1, round(FINAL_PART * len(curve)))
+def window(count: int) -> int:
+    """How many of `count` losses the final one is the mean of."""
+    return max(1, round(FINAL_PART * count))
 
 
 def final_loss(curve: Tensor) -> Tensor:
     """Mean `[n]` of the last tenth of curves `[steps, n]`."""
-    return curve[-_window(curve):].mean(0)
+    return curve[-window(len(curve)):].mean(0)
 
 
 def smoothed(curve: Tensor) -> Tensor:
@@ -43,9 +44,9 @@ def smoothed(curve: Tensor) -> Tensor:
 
     The last one is `final_loss`, so a run reaches its own final loss exactly at its end.
     """
-    window = _window(curve)
-    means = curve.unfold(0, window, 1).mean(-1)
-    return torch.cat([torch.full_like(curve[: window - 1], torch.inf), means])
+    count = window(len(curve))
+    means = curve.unfold(0, count, 1).mean(-1)
+    return torch.cat([torch.full_like(curve[: count - 1], torch.inf), means])
 
 
 def speedup(curve: Tensor, baseline: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Whole inner trainings of one family, measured: the loss of every step, and the loss on a split along the way."""
 
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from optsearch.evaluation.metrics import window
 from optsearch.meta_training import inner
 from optsearch.meta_training.inner import InnerOptimizer, Trainings
 from optsearch.seeds import generator
@@ -33,7 +35,8 @@ class Runs:
 class Setup:
     """What one optimizer is put to: a family, a horizon, a split, and the seeds of its inner trainings.
 
-    A seed fixes task, initial params and batches, so two optimizers on one setup meet the same.
+    A seed fixes task, initial params and batches, so two optimizers on one setup meet the same. Nothing is measured
+    on the split before inner step `measured_from`: those losses are nan.
     """
 
     family: TaskFamily
@@ -41,6 +44,18 @@ class Setup:
     split: Split
     seeds: tuple[int, ...]
     purpose: str
+    measured_from: int = 0
+
+    @property
+    def every(self) -> int:
+        """Inner steps from one measurement to the next, the last of which stands at the horizon."""
+        return max(1, self.horizon // NUM_MEASUREMENTS)
+
+    @property
+    def of_the_end(self) -> "Setup":
+        """The same, measured no more than the final loss asks for."""
+        count = window(ceil(self.horizon / self.every))
+        return replace(self, measured_from=self.horizon - 1 - (count - 1) * self.every)
 
 
 @runtime_checkable
@@ -76,14 +91,17 @@ def _started(optimizer: InnerOptimizer, weights: Tree, setup: Setup) -> tuple[Tr
 @torch.no_grad()
 def _run(optimizer: InnerOptimizer, weights: Tree, setup: Setup, trainings: Trainings, rows: Tensor) -> Runs:
     train, measured = [], []
-    every = max(1, setup.horizon // NUM_MEASUREMENTS)
     for index in range(setup.horizon):
         batch = inner.rows_at(setup.family, "inner", rows[index])
         losses, trainings = inner.step(optimizer, setup.family, weights, trainings, batch)
         train.append(inner.capped(losses, setup.family.loss_cap))
-        if (setup.horizon - index - 1) % every == 0:
-            losses = inner.losses_on_split(setup.family, _judged(optimizer, trainings), setup.split)
-            measured.append(inner.capped(losses, setup.family.loss_cap))
+        if (setup.horizon - index - 1) % setup.every:
+            continue
+        if index < setup.measured_from:
+            measured.append(torch.full_like(train[-1], torch.nan))
+            continue
+        losses = inner.losses_on_split(setup.family, _judged(optimizer, trainings), setup.split)
+        measured.append(inner.capped(losses, setup.family.loss_cap))
     return Runs(torch.stack(train), torch.stack(measured))
 
 

@@ -50,6 +50,6 @@ def values(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Oppon
 
 def log_relative_losses(optimizer: LearnedOptimizer, weights: Tree, against: Opponent) -> Tensor:
     """One value a set of weights and seed, `[m, seeds]`; finite, since losses are capped and so is what 0 is worth."""
-    finals = metrics.final_loss(runs.run(optimizer, weights, against.setup).measured).cpu()
+    finals = metrics.final_loss(runs.run(optimizer, weights, against.setup.of_the_end).measured).cpu()
     relative = finals.view(-1, len(against.finals)) / against.finals
     return relative.clamp(min=LEAST_RELATIVE_LOSS).log()
