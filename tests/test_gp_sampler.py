@@ -29,7 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 FLAT = TreeSpace.flat({name: optuna.distributions.FloatDistribution(0, 1) for name in ("x", "y")})
 
 
-@pytest.mark.slow
 class TestAsOptunaDoes(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self, monkeypatch):
