@@ -122,6 +122,17 @@ def test_there_are_few_reports_spread_over_all_budgets_to_the_last(count, report
     assert found[0] <= max(4, count // 6)
 
 
+def test_a_searcher_sees_values_at_reports_alone():
+    budgets = tuple(range(1, 26))
+    spending = Spending(Worsening(budgets), 1)
+    values = tuple(map(float, budgets))
+    curve = LearningCurve({"x": 0.1}, budgets, values, values, is_final=True)
+    seen = spending.seen(curve, spending.reports[4])
+    assert (seen.budgets, seen.is_final) == (spending.reports[:5], False)
+    assert seen.values == seen.failed_shares == tuple(map(float, spending.reports[:5]))
+    assert spending.seen(curve, 25).is_final
+
+
 def test_regret_over_time_by_hand():
     row = {"trace": [[50, 0.0, 4.0], [100, 2.0, 1.0], [300, 4.0, 2.0]], "budget": 100, "steps_per_second": 25.0}
     scale = Scale(best=0.0, worst=4.0)

@@ -94,10 +94,10 @@ class _Search:
         curve, before = self.curves[index], max(self.known[index].budgets, default=0)
         step = min([*(step for step in self.spending.reports if step > before), curve.budgets[-1]])
         self.spending.train(before, step)
-        self.known[index] = curve.until(step)
+        self.known[index] = self.spending.seen(curve, step)
         with self.spending.thinking():
             self.trials[index].report(self.known[index].values[-1], step)
-            goes_on = not curve.until(step).is_final and self.decisions.goes_on(self._standing(index), index)
+            goes_on = not self.known[index].is_final and self.decisions.goes_on(self._standing(index), index)
         if goes_on:
             return True
         self.spending.rest(index, self.known[index])

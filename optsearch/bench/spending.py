@@ -52,6 +52,14 @@ class Spending:
         every = ceil((len(self.problem.table.budgets) - 1) / MOST_REPORTS)
         return self.problem.table.budgets[::-1][::every][:MOST_REPORTS][::-1]
 
+    def seen(self, curve: LearningCurve, step: int) -> LearningCurve:
+        """What a searcher knows of a curve that was trained for `step` inner steps: its values at the reports."""
+        kept = [index for index, budget in enumerate(curve.budgets)
+                if budget <= step and (budget in self.reports or budget == curve.budgets[-1])]
+        budgets, values, shares = (tuple(each[index] for index in kept)
+                                   for each in (curve.budgets, curve.values, curve.failed_shares))
+        return LearningCurve(curve.params, budgets, values, shares, curve.is_final and step >= curve.budgets[-1])
+
     @contextmanager
     def thinking(self) -> Iterator[None]:
         """Processor time of this process, so that what runs beside it doesn't count."""
