@@ -56,9 +56,10 @@ class Spending:
         """What a searcher knows of a curve that was trained for `step` inner steps: its values at the reports."""
         kept = [index for index, budget in enumerate(curve.budgets)
                 if budget <= step and (budget in self.reports or budget == curve.budgets[-1])]
-        budgets, values, shares = (tuple(each[index] for index in kept)
-                                   for each in (curve.budgets, curve.values, curve.failed_shares))
-        return LearningCurve(curve.params, budgets, values, shares, curve.is_final and step >= curve.budgets[-1])
+        return LearningCurve(curve.params, tuple(curve.budgets[index] for index in kept),
+                             tuple(curve.values[index] for index in kept),
+                             tuple(curve.failed_shares[index] for index in kept),
+                             curve.is_final and step >= curve.budgets[-1])
 
     @contextmanager
     def thinking(self) -> Iterator[None]:
