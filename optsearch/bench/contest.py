@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from optsearch import evaluation, progress
+from optsearch.bench.files import write_whole
 from optsearch.errors import FileError
 from optsearch.evaluation.measurements import PROTOCOL
 from optsearch.meta_training import MetaTraining, Outcome, Plan, meta_train
@@ -132,14 +133,7 @@ def read(path: Path) -> list[Row]:
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"runs": rows}, indent=1, allow_nan=False) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise FileError(f"{path} could not be written: {error.strerror or error}. "
-                        "Choose another folder with --output.") from error
+    write_whole(path, (json.dumps({"runs": rows}, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _identity(row: Row) -> tuple[Any, ...]:

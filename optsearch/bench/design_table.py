@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from optsearch.bench.files import write_whole
 from optsearch.errors import FileError
 
 DIGITS = 4
@@ -71,14 +72,8 @@ class DesignTable:
         for curve in content["curves"]:
             for name in ("values", "failed_shares"):
                 curve[name] = [round(value, DIGITS) for value in curve[name]]
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a time in it, the same table is the same file.
-            partial.write_bytes(gzip.compress(json.dumps(content, allow_nan=False).encode(), mtime=0))
-            partial.replace(path)
-        except OSError as error:
-            raise FileError(f"{path} could not be written: {error.strerror or error}.") from error
+        # Without a time in it, the same table is the same file.
+        write_whole(path, gzip.compress(json.dumps(content, allow_nan=False).encode(), mtime=0))
 
     @staticmethod
     def load(path: Path) -> "DesignTable":

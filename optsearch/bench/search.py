@@ -12,6 +12,7 @@ import numpy
 
 from optsearch import progress
 from optsearch.bench.design_table import DesignTable
+from optsearch.bench.files import write_whole
 from optsearch.bench.regret import (
     Regret,
     Scale,
@@ -95,7 +96,7 @@ def compare(comparison: Comparison, path: Path | None, num_workers: int, *, quie
         for done, row in enumerate(each(_run, waiting, num_workers)):
             kept[_identity(row)] = row
             if path:
-                _write(path, list(kept.values()))
+                write_whole(path, (json.dumps({"runs": list(kept.values())}, allow_nan=False) + "\n").encode())
             meter.update(done + 1, f"{row['method']} on {row['family']}")
     return [kept[_identity(row)] for row in asked]
 
@@ -205,14 +206,3 @@ def _run(entry: tuple[str, Row]) -> Row:
         "budget": problem.budget, "steps_per_second": problem.steps_per_second, "steps": spending.steps,
         "seconds": round(spending.seconds, 3), "num_trials_asked": len(spending.resting),
         "trace": [[point.steps, round(point.seconds, 3), round(point.value, 4)] for point in spending.trace]}
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"runs": rows}, allow_nan=False) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise FileError(f"{path} could not be written: {error.strerror or error}. "
-                        "Choose another folder with --output.") from error

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from optsearch.search.surrogate.tree import Params
 
+# With fewer curves of known end there is nothing to learn from.
+MIN_FINAL_CURVES = 3
+
 
 @dataclass(frozen=True)
 class LearningCurve:

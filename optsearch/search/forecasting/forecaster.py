@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from optsearch.search.forecasting.curves import MIN_FINAL_CURVES
 from optsearch.search.forecasting.history import FailedShares, curve_of, curves_of, newest
 from optsearch.search.processes import in_a_line
 from optsearch.search.recovery import FINISHED
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from optsearch.search.surrogate.encoding import Encoding
 
 Fit = Callable[["Sequence[LearningCurve]", "Encoding", int, int], "PerformancePredictor"]
-# With fewer curves of known end there is nothing to learn from.
-MIN_FINAL_CURVES = 3
 REFIT_PART = 20
 # One lock for all, so that a forecaster stays plain data which can be copied and sent.
 _busy = threading.RLock()

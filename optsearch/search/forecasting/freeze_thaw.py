@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from optsearch.search.forecasting.curves import LearningCurve
+from optsearch.search.forecasting.curves import MIN_FINAL_CURVES, LearningCurve
 from optsearch.search.forecasting.halving import Halving
 from optsearch.search.forecasting.standing import Standing, last, remaining
 from optsearch.search.rows import random_suggest
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 # A sampler's next suggestion is not known before it is asked: it is taken to be as good as the best of so many.
 GROUP_SIZE, NUM_GROUPS = 16, 4
 NUM_PARENTS, NUM_MUTATIONS = 8, 2
-# With fewer curves of known end there is nothing to learn from.
-MIN_FINAL_CURVES = 3
 # The predictor is fitted anew when there are so many times as many values.
 GROWTH = 1.1
 
