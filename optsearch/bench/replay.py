@@ -54,7 +54,7 @@ class Problem:
     """One family of a table: `curve` is what a searcher sees of a design, `expected` what the design is worth.
 
     A design of the table has its own curve. Others have what extremely randomised trees (Geurts et al. 2006) that
-    were fitted on the table say - a model of another kind than those of the searchers - and on it the difference
+    were fitted on the table say - a model of another kind than those of the searchers - and on it half the difference
     of two meta-trainings of one tabulated design of a like end, drawn by the parameters. A mean of trees is too flat,
     so the ends of random designs are spread as those of the table, in the same order, and on beyond its best.
     """
@@ -215,7 +215,9 @@ class Problem:
             return numpy.zeros(len(self.table.budgets))
         apart = abs(self._repeats[:, :, -1].mean(1) - end)
         one, other = self._repeats[draws.choice(numpy.argsort(apart, kind="stable")[:NUM_NEIGHBOURS])]
-        return draws.choice([-1.0, 1.0]) * (one - other) / 2 ** 0.5
+        # Half the difference leads from the mean to one of the two. Scaled up to the deviation of a single training, it
+        # would be wrong where it matters: a bad spell's mirror image would be a luck that no training has.
+        return draws.choice([-1.0, 1.0]) * (one - other) / 2
 
     def _length(self, chance: float, draws: numpy.random.Generator) -> int:
         """How many values there are: all, or as many as one of the table's that ended early."""

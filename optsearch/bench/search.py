@@ -34,7 +34,7 @@ Row = dict[str, Any]
 DEFAULT_TABLE = Path("reports/design_table/table.json.gz")
 REFERENCE = "random"
 # Counts up when runs of before no longer say what they would now.
-PROTOCOL = 1
+PROTOCOL = 2
 NUM_RANDOM = 5000
 QUICK_DESIGNS = 20
 QUICK_METHODS = ("tpe", "gp")
