@@ -16,12 +16,13 @@ def run_and_watch(store: Store, name: str, slots: Sequence[str], num_trials: int
     definition = StudyDefinition.of(study)
     running: dict[int, float] = {}
     is_full, done = definition.scheduler == "full", num_done(study)
+    steps = [0, *(definition.step(point) for point in range(1, definition.num_points + definition.num_early + 1))]
     with (progress.meter("trials", num_trials, quiet=quiet) as meter,
           closing(store.run(name, slots, num_trials, quiet=quiet)) as events):
         for event in events:
             if event.kind == "reported" and event.step is not None:
                 running[event.trial] = event.step / definition.budget if is_full else 0.0
-                done += 0.0 if is_full else 1 / definition.num_points
+                done += 0.0 if is_full else (event.step - max(filter(event.step.__gt__, steps))) / definition.budget
             elif event.kind != "started":
                 running.pop(event.trial, None)
             done += is_full and event.kind == "finished"

@@ -61,6 +61,15 @@ def test_points_carry_speed_failures_and_signal() -> None:
         assert not point.is_compiled
 
 
+def test_early_points_divide_the_first_stretch_by_three_and_change_nothing_else() -> None:
+    """Of 40 meta-steps, a quarter is the first stretch."""
+    usual, early = list(meta_train(plan())), list(meta_train(replace(plan(), num_early=2)))
+    assert [point.snapshot.meta_step for point in early] == [1, 3, 10, 20, 30, 40]
+    assert [point.index for point in early] == [1, 2, 3, 4, 5, 6]
+    for one, other in zip(usual, early[2:], strict=True):
+        assert torch.equal(one.snapshot.weights, other.snapshot.weights)
+
+
 def test_a_design_that_gets_nowhere_is_given_up_early() -> None:
     """Steps of RMS 1 at this rate leave a digits MLP at chance level; the same steps at a sane rate do not."""
     hopeless = replace(SMALL, head=OutputRMS(floor=1e-9), mixing=NoMixing(), base=None, schedule=Constant(1e-7))

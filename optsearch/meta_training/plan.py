@@ -22,13 +22,23 @@ FINAL_META_LR_RATIO = 0.1
 # Updates of one parameter: so many take about a minute uncompiled, of which compiling takes away half or more and
 # costs half at worst.
 COMPILING_PAYS = 4e8
+EARLIER = 3
 Compiling = Literal["auto", "always", "never"]
+
+
+def part_of_budget(point: int, num_points: int, num_early: int = 0) -> float:
+    """The part of the budget that is spent at point `point` (from 1) of a learning curve.
+
+    The last `num_points` are evenly spaced; each of the `num_early` before them has a third of the next one's part.
+    """
+    return max(1, point - num_early) / num_points / EARLIER ** max(0, num_early + 1 - point)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A meta-training: what is learned, on which families, how, for how many inner steps, from which seed.
 
+    Its curve has `num_points` points, evenly spaced, after `num_early` more as in `part_of_budget`.
     The steps up to the first point are never compiled, so that nothing short waits for a compiler; those after it
     are as `compiling` says: "auto" where there are enough of them to win the time back.
     """
@@ -40,6 +50,7 @@ class Plan:
     num_points: int
     seed: int
     compiling: Compiling = "auto"
+    num_early: int = 0
 
     @property
     def distribution(self) -> TaskDistribution:
@@ -66,7 +77,10 @@ class Plan:
 
     def last_meta_step(self, point: int) -> int:
         """The meta-step after which point `point` (from 1) stands."""
-        return round(point * self.num_meta_steps / self.num_points)
+        return round(self._part(point) * self.num_meta_steps)
+
+    def _part(self, point: int) -> float:
+        return part_of_budget(point, self.num_points, self.num_early)
 
     def meta_lr(self, meta_step: int) -> float:
         """Up to `meta_lr` over the warm-up, then on a cosine down to a tenth of it."""
@@ -78,7 +92,7 @@ class Plan:
 
     def compiles(self, family: TaskFamily, share: float) -> bool:
         """Whether a family's steps after the first point are worth compiling, where it has `share` of them."""
-        updates = self.budget * (1 - 1 / self.num_points) * share * family.num_parameters
+        updates = self.budget * (1 - self._part(1)) * share * family.num_parameters
         return self.compiling == "always" or (self.compiling == "auto" and updates >= COMPILING_PAYS)
 
 

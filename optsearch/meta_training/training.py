@@ -40,14 +40,14 @@ SURELY = 3.0
 
 
 def meta_train(plan: Plan, resume: Snapshot | None = None) -> Iterator[Point]:
-    """Yield `plan.num_points` points, or fewer when it diverges or collapses; go on from `resume` where given.
+    """Yield the points of `plan`, or fewer when it diverges or collapses; go on from `resume` where given.
 
     Everything random follows from `plan.seed` and the number of the meta-step, so that a resumed run and an
     unbroken one give the same bits. Families have turns as their distribution says.
     """
     run = _Run.of(plan)
     now = resume or run.start()
-    for index in range(1, plan.num_points + 1):
+    for index in range(1, plan.num_early + plan.num_points + 1):
         end = plan.last_meta_step(index)
         if now.meta_step >= end:
             continue

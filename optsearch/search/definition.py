@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import optuna
 
 from optsearch.errors import StudyError
+from optsearch.meta_training import part_of_budget
 from optsearch.search import resources
 from optsearch.search.asking import Space
 from optsearch.search.costs import METRICS, Limits
@@ -24,6 +25,7 @@ CHOICES = {"sampling": Sampling, "sampler": Sampler, "pruner": Pruner, "schedule
 OLD = {"sampler": "tpe", "pruner": "median", "max_flops": None, "max_state_bytes": None}
 # Of random points of the space `all`, a few per cent cost more than either, up to 9000 and 210.
 MAX_FLOPS, MAX_STATE_BYTES = 6000.0, 128.0
+NUM_EARLY = 2
 # Lists of tasks, and what their families are to a trial.
 ROLES = {"tasks": "meta-training", "validation": "validation", "held_out": "held out"}
 
@@ -33,7 +35,7 @@ class StudyDefinition:
     """Everything that a trial of the study depends on beside its parameters.
 
     `horizon` is the number of inner steps that the found optimizer is to be best at, `budget` the inner steps
-    that one trial may spend, in `num_points` stretches, after each of which it may be pruned. A trial learns on
+    that one trial may spend, in `num_points` stretches, after each of which it may be pruned or paused. It learns on
     `tasks`, with `weights` (none: all families alike), and its value is measured on `validation`, or on other rows and
     seeds of the same tasks where there is none; `held_out` is for reports alone. `sampler` chooses designs, after
     `num_startup_trials` random ones, and `pruner` stops weak trials, unless the `scheduler` is "freeze-thaw", which
@@ -122,7 +124,12 @@ class StudyDefinition:
 
     def step(self, point: int) -> int:
         """The inner steps that point number `point` of a learning curve stands for."""
-        return round(self.budget * point / self.num_points)
+        return round(self.budget * part_of_budget(point, self.num_points, self.num_early))
+
+    @property
+    def num_early(self) -> int:
+        """Points before the first stretch has come to its end: what pauses trials can look at many for little."""
+        return NUM_EARLY if self.scheduler == "freeze-thaw" else 0
 
     def parsed_space(self) -> Space:
         return parse_space(self.space, self.space_text)

@@ -60,7 +60,7 @@ def job_of(study_name: str, definition: StudyDefinition, trial: optuna.Trial | F
         design=design.to_config(), settings=asdict(replace(settings, horizon=definition.horizon)),
         tasks=list(definition.tasks), weights=list(definition.weights), sampling=definition.sampling,
         selected_on=list(definition.validation or definition.tasks), budget=definition.budget,
-        num_points=definition.num_points, seed=0, opponents=[], folder="",
+        num_points=definition.num_points, num_early=definition.num_early, seed=0, opponents=[], folder="",
         provenance={"study": study_name, "trial": trial.number, "space": definition.space,
                     "space_hash": space.hash, "study_seed": definition.seed, "horizon": definition.horizon,
                     "held_out": list(definition.held_out), "families": definition.families})

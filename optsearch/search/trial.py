@@ -44,6 +44,7 @@ class Job:
     selected_on: list[str]
     budget: int
     num_points: int
+    num_early: int
     seed: int
     folder: str
     opponents: list[list[float]]
@@ -95,7 +96,7 @@ def _plan(job: Job) -> Plan:
     found = distribution(job.tasks, job.weights, job.sampling)
     found = replace(found, families=tuple(family.on(job.device) for family in found.families))
     return Plan(LearnedOptimizer.from_config(job.design), found, MetaTraining.from_config(job.settings),
-                job.budget, job.num_points, job.seed)
+                job.budget, job.num_points, job.seed, num_early=job.num_early)
 
 
 def _opponents(job: Job) -> Sequence[Opponent]:
