@@ -101,15 +101,18 @@ def test_worth_is_expected_improvement_per_step():
     assert (far.diff() < 0).all()
 
 
-def test_half_of_those_at_a_rung_go_on():
+def test_a_third_of_those_at_a_rung_go_on():
     xs = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2]
-    curves = [curve_after(x, 2) for x in xs]
+    curves = [curve_after(x, 1) for x in xs]
     halving = Halving(NUM_UNITS)
-    assert [halving.is_ahead(curves, index) for index in range(6)] == [x <= 0.3 for x in xs]
+    assert [halving.is_ahead(curves, index) for index in range(6)] == [x <= 0.2 for x in xs]
     assert halving.promoted(curves, [0, 2, 3, 5]) == 5
     assert halving.promoted(curves, [0, 2]) is None
-    assert halving.goes_on([*curves, curve_after(0.95, 3)], 6)
-    assert not halving.goes_on([*curves, curve_after(0.95, 4), curve_after(0.1, 4)], 6)
+    # The rung of 8 / 3 units counts as reached after 2.3.
+    assert halving.goes_on([*curves, curve_after(0.95, 2)], 6)
+    third = [*curves, curve_after(0.95, 3), *(curve_after(x, 3) for x in (0.1, 0.2, 0.4))]
+    assert not halving.goes_on(third, 6)
+    assert halving.goes_on([*third, curve_after(0.05, 3)], 10)
 
 
 def test_a_design_is_interrupted_only_for_something_much_better():
@@ -254,8 +257,8 @@ def test_configs_are_paused_and_continued_and_no_finished_trial_changes(tmp_path
 
 
 def test_killed_training_loses_no_unit_and_repeats_none(tmp_path):
-    # The first config is trained to its end, all begin with a unit.
-    places = ((0, 2), (0, 4), (0, 8), (1, 1), (2, 1), (3, 1))
+    # The second config is trained to its end, all begin with a unit.
+    places = ((1, 2), (1, 4), (1, 8), (0, 1), (2, 1), (3, 1))
     kills = [f"{config} {unit} {phase}" for (config, unit), phase in zip(places, 2 * PHASES, strict=True)]
     units = Units(tmp_path, kills=tuple(kills))
     events = run(units, 6)

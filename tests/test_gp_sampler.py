@@ -121,6 +121,7 @@ def test_pruned_trials_count_as_forecast():
 
 
 def test_without_forecasts_pruned_trials_end_as_others_went_on():
+    """Three fell by 1, which counts as three of seven: the other four, made up, fell by nothing."""
     study = optuna.create_study()
     for point, end in zip(FLAT.sample(seed=0, count=3), (1.0, 2.0, 6.0), strict=True):
         study.add_trial(trial_of(point, value=end, intermediate_values={1: end + 2.0, 3: end + 1.0, 5: end}))
@@ -129,11 +130,51 @@ def test_without_forecasts_pruned_trials_end_as_others_went_on():
     study.add_trial(trial_of({"x": 0.4, "y": 0.4}, state=TrialState.FAIL))
     study.add_trial(trial_of({"x": 0.5, "y": 0.5}, value=float("inf")))
     known = history(study, FLAT, current=99)
-    assert known.values == (1.0, 2.0, 6.0, 3.0, 6.0)
-    assert known.deviations == (0.0, 0.0, 0.0, 0.0, 0.0)
+    assert known.values == (1.0, 2.0, 6.0, pytest.approx(4.0 - 3 / 7), 6.0)
+    # The middle half of the ends, 1 2 6, is 2.5 apart, the values at the same step less.
+    assert known.deviations == (0.0, 0.0, 0.0, pytest.approx((4 / 7) ** 0.5 * 2.5 / 3), 0.0)
     assert len(known.tried) == 6
     assert not known.pending
     assert history(study, FLAT, current=99, forecasts=lambda study: {3: (7.0, 0.5)}).values[3] == 7.0
+
+
+def test_what_came_half_the_way_tells_about_that_half():
+    """Two stretches, 1 to 3 and 3 to the end, each with its own moves: 3 that fell by 1, and 2 that fell by 4."""
+    study = optuna.create_study()
+    points = FLAT.sample(seed=0, count=6)
+    study.add_trial(pruned(points[0], 10.0))
+    study.add_trial(trial_of(points[1], state=TrialState.PRUNED, intermediate_values={1: 9.0, 3: 8.0}))
+    for point in points[2:4]:
+        study.add_trial(trial_of(point, value=4.0, intermediate_values={1: 9.0, 3: 8.0, 5: 4.0}))
+    known = history(study, FLAT, current=99)
+    assert known.values == (pytest.approx(10 - 3 / 7 - 4 * 2 / 6), pytest.approx(8 - 4 * 2 / 6), 4.0, 4.0)
+    assert known.deviations == (pytest.approx(((4 / 7) * (0.25 / 3) ** 2) ** 0.5), 0.0, 0.0, 0.0)
+    assert known.share == pytest.approx((3 + 5) / 2 / 5)
+
+
+def test_a_model_is_asked_once_for_many_trials_that_are_stopped_early(monkeypatch):
+    from optsearch.search.surrogate import process
+
+    asked = []
+    fit = process.fit
+    monkeypatch.setattr(process, "fit", lambda *args: asked.append(1) or fit(*args))
+    study = study_of(ConditionalGPSampler(FLAT, seed=0), [])
+    for point, value in zip(FLAT.sample(seed=0, count=12), bowl(FLAT, 12), strict=True):
+        study.add_trial(pruned(point, value, step=2))
+    study.add_trial(trial_of({"x": 0.1, "y": 0.1}, value=1.0, intermediate_values={2: 1.0, 50: 1.0}))
+    suggested = []
+    for _ in range(8):
+        trial = study.ask()
+        FLAT.ask(trial)
+        suggested.append(tuple(trial.params.values()))
+        trial.report(1.0, 2)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert len(asked) == 1
+    assert [trial.user_attrs["sampler"] for trial in study.trials[13:]] == [*2 * ("gp", "gp", "random"), "gp", "gp"]
+    assert len(set(suggested)) == 8
+    near, far = ([numpy.subtract(each, 0.5) for each in group] for group in (
+        [suggested[index] for index in (0, 1, 3, 4, 6, 7)], suggested[2::3]))
+    assert numpy.linalg.norm(near, axis=1).max() < 0.4 < numpy.linalg.norm(far, axis=1).max()
 
 
 def test_what_was_paused_and_went_on_counts_once():

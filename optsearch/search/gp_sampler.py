@@ -23,6 +23,11 @@ from optsearch.seeds import seed_for
 
 ATTRIBUTE, GAIN = "sampler", "expected_gain"
 TRANSFER = "transfer"
+# Where half of the trials are stopped after at most this part of a whole one, that is a look, and a fit of the model
+# gives as many points as can be looked at for `LIST_SHARE` of a whole trial.
+SHORT_LOOK, LIST_SHARE, MAX_LIST = 0.1, 0.25, 24
+# Of many short looks, one in so many is at a random point.
+RANDOM_LOOKS = 3
 # Of so many random points, a trial of the start takes the one farthest from all others.
 NUM_SPREAD = 10
 
@@ -37,9 +42,11 @@ class ConditionalGPSampler(BaseSampler):
 
     The first `num_startup_trials` are random, but spread. Where there are `previous` studies, a few of their best
     points come first, then fewer random ones, and the model learns from theirs too, as far as they turn out to be
-    alike. The same seed suggests the same after the same history. Where the model fails, TPE suggests; each trial's
-    user attribute `sampler` says who did ("transfer", "startup", "gp", "fallback: <reason>"), and for the model's
-    `expected_gain` by how much it expected the best value to improve.
+    alike. Where most trials are stopped at a first look, one fit gives a list of suggestions, and every third one is
+    random. The same seed suggests the same after the same history, but for such a list, which a new process begins
+    anew. Where the model fails, TPE suggests; each trial's user attribute `sampler` says who did ("transfer",
+    "startup", "gp", "random", "fallback: <reason>"), and for the first of each fit, `expected_gain` is by how much the
+    model expected the best value to improve.
 
     No point is suggested that `is_allowed` forbids, unless all candidates that it checks are forbidden. With several
     objectives it suggests what pushes their front forward; `costs` are those but the first, where they are known from
@@ -61,6 +68,7 @@ class ConditionalGPSampler(BaseSampler):
         self._is_allowed = is_allowed
         self._costs = costs
         self._fits = Fits()
+        self._list: list[Params] = []
         with quietly():
             self._tpe = TPESampler(n_startup_trials=num_startup_trials, multivariate=True, group=True,
                                    constant_liar=True, seed=self._seed % 2**32)
@@ -112,7 +120,18 @@ class ConditionalGPSampler(BaseSampler):
             return TRANSFER, point, None
         if len(known.points) < max(2, inheritance.num_startup_trials(self._num_startup_trials)):
             return "startup", self._first_allowed(spread_points(encoding, known, seed)), None
+        if _list_size(known) > 1 and len(known.tried) % RANDOM_LOOKS == 0:
+            return "random", self._first_allowed(encoding.tree.sample(seed % 2**32, NUM_SPREAD)), None
+        if (point := self._listed(known)) is not None:
+            return "gp", point, None
         return "gp", *self._by_process(encoding, objectives, seed)
+
+    def _listed(self, known: History) -> Params | None:
+        """The next on the list that nobody has tried."""
+        while self._list:
+            if (point := self._list.pop(0)) not in known.tried:
+                return point
+        return None
 
     def _objectives(self, study: Study, encoding: Encoding, number: int) -> list[History]:
         """What is known of the first objective, and of the others too where they have to be modelled."""
@@ -126,7 +145,7 @@ class ConditionalGPSampler(BaseSampler):
     def _by_process(self, encoding: Encoding, objectives: Sequence[History], seed: int) -> tuple[Params, float | None]:
         """A point, and where there is one objective, by how much it is expected to improve on the best value."""
         # Takes seconds to import, which who only reads a study does without.
-        from optsearch.search.surrogate.acquisition import Choice, NoisyImprovement, best_points
+        from optsearch.search.surrogate.acquisition import Choice, NoisyImprovement, best_points, low_points
         from optsearch.search.surrogate.front_search import FrontSearch
         from optsearch.search.surrogate.process import Observations, Warp
 
@@ -140,7 +159,11 @@ class ConditionalGPSampler(BaseSampler):
             search = FrontSearch(encoding, self._fits, self._costs, self._is_allowed)
             return search.points(process, objectives, seed)[0], None
         score = NoisyImprovement(process, encoding.encode(known.pending), seed)
-        point = best_points(score, encoding, Choice(known.best_first, known.tried, self._is_allowed), seed)[0]
+        choice, count = Choice(known.best_first, known.tried, self._is_allowed), _list_size(known)
+        if count > 1:
+            point, *self._list = low_points(score.draws.posterior, encoding, choice, count, seed)
+        else:
+            point = best_points(score, encoding, choice, seed)[0]
         return point, Warp.of(own.values).gain(float(score(encoding.encode([point])).detach().exp()))
 
     def _first_allowed(self, points: Sequence[Params]) -> Params:
@@ -159,6 +182,7 @@ class ConditionalGPSampler(BaseSampler):
         if self._encoding is None or dict(self._encoding.tree.distributions) != search_space:
             tree = self._tree or TreeSpace.flat(search_space)
             self._encoding = Encoding(tree, self._to_graph if self._tree else None, len(self._previous))
+            self._list = []
         return self._encoding
 
     def _inheritance_of(self, encoding: Encoding) -> Inheritance:
@@ -176,6 +200,10 @@ def spread_points(encoding: Encoding, known: History, seed: int) -> list[Params]
     plain = Encoding(encoding.tree)
     rows, others = (plain.embedded(plain.encode(each)) for each in (points, known.tried))
     return [points[index] for index in torch.cdist(rows, others).amin(1).argsort(descending=True, stable=True)]
+
+
+def _list_size(known: History) -> int:
+    return min(MAX_LIST, int(LIST_SHARE / known.share)) if known.share <= SHORT_LOOK else 1
 
 
 def _suggested(study: Study, how: str) -> list[Params]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import pi
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GROUP_SIZE, NUM_GROUPS = 16, 4
 NUM_PARENTS, NUM_MUTATIONS = 8, 2
 # The predictor is fitted anew when there are so many times as many values.
-GROWTH = 1.1
+GROWTH = 1.25
 
 
 class Predictor(Protocol):
@@ -36,6 +36,8 @@ class Predictor(Protocol):
 
 
 Fit = Callable[[Sequence[LearningCurve]], Predictor]
+# A curve's parameters and how many values it has.
+Key = tuple[frozenset[tuple[str, Any]], int]
 Draw = Callable[[Sequence[LearningCurve]], Sequence[Params]]
 
 
@@ -43,13 +45,10 @@ Draw = Callable[[Sequence[LearningCurve]], Sequence[Params]]
 class Rules:
     """How freeze-thaw behaves where forecasts don't say.
 
-    The first designs, `num_whole` but at most the part `whole` of all that could be trained to their end, are: without
-    ends there is nothing to learn from. The last part `finishing` of all steps goes to designs that are paused. A
-    design is paused only for something that is worth `hysteresis` times as much.
+    The last part `finishing` of all steps goes to designs that are paused. A design is paused only for something that
+    is worth `hysteresis` times as much.
     """
 
-    num_whole: int = 3
-    whole: float = 0.1
     finishing: float = 0.1
     hysteresis: float = 1.5
 
@@ -89,7 +88,7 @@ class FreezeThaw:
         """Whether a running curve that has just got a point is trained further, or paused."""
         now = standing.paused(index)
         resting = now.resting(self.budget)
-        if index < self._num_whole(standing) or index not in resting:
+        if index not in resting:
             return True
         worths = self._worths(now, resting)
         if worths is None:
@@ -99,33 +98,30 @@ class FreezeThaw:
 
     def _worths(self, standing: Standing, resting: Sequence[int]) -> "_Worths | None":
         """None without a predictor that is trusted and works."""
-        predictor = self._trusted(standing.curves)
-        if predictor is None:
+        fitted = self._trusted(standing.curves)
+        if fitted is None:
             return None
         try:
-            paused = self._worth(predictor, standing, [standing.curves[index] for index in resting])
+            paused = self._worth(fitted, standing, [standing.curves[index] for index in resting])
             if not self._may_begin(standing):
                 return _Worths(paused.tolist())
-            designs = [LearningCurve(params) for params in self.draw(standing.curves)]
-            new = self._worth(predictor, standing, designs).reshape(NUM_GROUPS, -1)
+            fitted.new = fitted.new or [LearningCurve(params) for params in self.draw(standing.curves)]
+            new = self._worth(fitted, standing, fitted.new).reshape(NUM_GROUPS, -1)
             return _Worths(paused.tolist(), new.amax(1).mean().item())
         # A search that can't forecast goes on without.
         except Exception:
             return None
 
-    def _worth(self, predictor: Predictor, standing: Standing, curves: Sequence[LearningCurve]) -> Tensor:
+    def _worth(self, fitted: "_Fitted", standing: Standing, curves: Sequence[LearningCurve]) -> Tensor:
         best = min(last(curve) for curve in standing.curves if curve.is_final)
         steps = torch.tensor([remaining(curve, self.budget) for curve in curves], dtype=torch.float64)
-        return worth(predictor.forecast(curves), best, steps).nan_to_num(0.0)
+        return worth(fitted.forecast(curves), best, steps).nan_to_num(0.0)
 
     def _may_begin(self, standing: Standing) -> bool:
         """Whether there is room for a new design, and it isn't time to finish what is paused."""
         is_late = standing.left <= self.rules.finishing * standing.total
         has_room = standing.free(self.budget) >= self.budget
         return has_room and not (is_late and standing.resting(self.budget))
-
-    def _num_whole(self, standing: Standing) -> int:
-        return min(self.rules.num_whole, max(1, round(self.rules.whole * standing.total / self.budget)))
 
     @property
     def _halving(self) -> Halving:
@@ -137,14 +133,14 @@ class FreezeThaw:
             return self._halving.best(standing.curves, resting)
         return found
 
-    def _trusted(self, curves: Sequence[LearningCurve]) -> Predictor | None:
-        """The predictor if it has earned trust; fitted anew when there is enough more to learn from."""
+    def _trusted(self, curves: Sequence[LearningCurve]) -> "_Fitted | None":
+        """With a predictor that has earned trust; fitted anew when there is enough more to learn from."""
         if sum(curve.is_final for curve in curves) < MIN_FINAL_CURVES:
             return None
         count = sum(len(curve.values) for curve in curves)
         if self._fitted is None or not self._fitted.count <= count < GROWTH * self._fitted.count:
             self._fitted = _Fitted(count, self._learned(curves))
-        return self._fitted.trusted
+        return self._fitted if self._fitted.trusted else None
 
     def _learned(self, curves: Sequence[LearningCurve]) -> Predictor | None:
         try:
@@ -154,12 +150,29 @@ class FreezeThaw:
             return None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Fitted:
-    """What was learned from so many values; None where it isn't to be trusted."""
+    """What was learned from so many values; None where it isn't to be trusted.
+
+    What it said of a curve is kept, and so are the points that stand for a `new` one: a decision forecasts only what
+    has changed.
+    """
 
     count: int
     trusted: Predictor | None
+    new: list[LearningCurve] = field(default_factory=list)
+    said: dict[Key, tuple[float, ...]] = field(default_factory=dict)
+
+    def forecast(self, curves: Sequence[LearningCurve]) -> "Forecast":
+        from optsearch.search.forecasting.predictor import Forecast
+
+        missing = [curve for curve in curves if _key(curve) not in self.said]
+        if missing and self.trusted:
+            found = self.trusted.forecast(missing)
+            columns = zip(found.mean.tolist(), found.deviation.tolist(), found.divergence.tolist(), strict=True)
+            self.said.update(zip(map(_key, missing), columns, strict=True))
+        rows = torch.tensor([self.said[_key(curve)] for curve in curves], dtype=torch.float64)
+        return Forecast(*rows.T)
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,10 @@ class _Worths:
 
     paused: list[float]
     new: float | None = None
+
+
+def _key(curve: LearningCurve) -> Key:
+    return frozenset(curve.params.items()), len(curve.values)
 
 
 def worth(forecast: "Forecast", best: float, remaining: Tensor) -> Tensor:

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from optsearch.search.forecasting.curves import LearningCurve
 from optsearch.search.forecasting.standing import last, spent, value_at
 
+NEARLY = 0.85
+
 
 @dataclass(frozen=True)
 class Halving:
     """The best 1 / `reduction` at each rung go on (Li et al. 2020, https://arxiv.org/abs/1810.05934).
 
-    Rungs are `num_rungs` powers of 1 / `reduction` of the `budget`, in inner steps.
+    Rungs are `num_rungs` powers of 1 / `reduction` of the `budget`, in inner steps, and count as reached a little
+    before: values are measured where they are, and the next place may be far.
     """
 
     budget: int
-    reduction: int = 2
-    num_rungs: int = 3
+    reduction: int = 3
+    num_rungs: int = 4
 
     def goes_on(self, curves: Sequence[LearningCurve], index: int) -> bool:
         """Whether a curve that has just got a point is between two rungs, or ahead."""
@@ -43,5 +46,5 @@ class Halving:
 
     def rung(self, steps: int) -> float:
         """The highest rung at or below so many inner steps, 0 for none."""
-        rungs = (self.budget / self.reduction ** power for power in range(1, self.num_rungs + 1))
+        rungs = (NEARLY * self.budget / self.reduction ** power for power in range(1, self.num_rungs + 1))
         return next((rung for rung in rungs if rung <= steps), 0.0)

@@ -26,6 +26,7 @@ NUM_DRAWS = 64
 NUM_CONTENDERS = 20
 # As many mutations of the best known points, twice as many random points, and so on; a graph costs milliseconds.
 NUM_CANDIDATES, NUM_WITH_GRAPHS = 160, 40
+NUM_LOOKED_AT, NUM_LOOKED_AT_WITH_GRAPHS = 600, 240
 NUM_ROUNDS = 3
 NUM_PARENTS = 6
 NUM_REFINED = 4
@@ -184,6 +185,19 @@ def best_points(score: Score, encoding: Encoding, choice: Choice, seed: int) -> 
         raise ValueError("every point that was drawn has been tried already")
     pool.add(refined(score, encoding, pool.best(NUM_REFINED)))
     return pool.best(NUM_FOUND)
+
+
+def low_points(posterior: Posterior, encoding: Encoding, choice: Choice, count: int, seed: int) -> list[Params]:
+    """So many of many random points, those with the lowest means first.
+
+    For short looks at many points, which are to be good ones of many kinds: expected improvement would send them to
+    the far corners of a space of many dimensions, and a search around the best to what only seems so. Compare De Ath
+    et al. 2021 (https://arxiv.org/abs/1911.12809).
+    """
+    pool = Pool(encoding, lambda rows: -posterior.at(rows)[0], {frozenset(point.items()) for point in choice.tried},
+                choice.is_allowed)
+    pool.add(encoding.tree.sample(seed % 2**32, NUM_LOOKED_AT_WITH_GRAPHS if encoding.to_graph else NUM_LOOKED_AT))
+    return pool.best(count)
 
 
 def refined(score: Score, encoding: Encoding, points: Sequence[Params]) -> list[Params]:

@@ -9,26 +9,29 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from optsearch.search.surrogate.bridging import bridged
 from optsearch.search.surrogate.tree import Params, TreeSpace
 
 # As many characters as every database takes in one attribute of a trial.
 CHUNK = 2045
 KEY = "optsearch:relative_params"
-# Fewer ends than these say little about how far from them a curve is.
-MIN_ENDS = 3
 
 Forecasts = Callable[[Study], Mapping[int, tuple[float, float]]]
 
 
 @dataclass(frozen=True)
 class History:
-    """Points with their values, lower is better, and standard deviations, 0 where measured; points under way."""
+    """Points with their values, lower is better, and standard deviations, 0 where measured; points under way.
+
+    `share` is the part of a whole trial that half of the points were trained for at most.
+    """
 
     points: tuple[Params, ...]
     values: tuple[float, ...]
     deviations: tuple[float, ...]
     pending: tuple[Params, ...]
     tried: tuple[Params, ...]
+    share: float = 1.0
 
     @property
     def best_first(self) -> list[Params]:
@@ -39,9 +42,8 @@ def history(study: Study, tree: TreeSpace, current: int, forecasts: Forecasts | 
     """What all trials but number `current` tell about points of the tree.
 
     Failed ones and those that are no such points say nothing. A trial that was stopped has the mean and deviation
-    that `forecasts` gives its number; where it gives none at all, those by which trials that ended were off at that
-    step. What was tried again with the same parameters counts once. Infinite values count as the worst, or best,
-    finite one.
+    that `forecasts` gives its number; where it gives none at all, those of `bridged`. What was tried again with the
+    same parameters counts once. Infinite values count as the worst, or best, finite one.
     """
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != current]
     sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
@@ -53,7 +55,7 @@ def history(study: Study, tree: TreeSpace, current: int, forecasts: Forecasts | 
                    tuple(known[number][1] for number in numbers),
                    tuple(found[trial.number] for trial in trials
                          if trial.state is TrialState.RUNNING and trial.number in found),
-                   tuple(found.values()))
+                   tuple(found.values()), _typical_share([trial for trial in trials if trial.number in known]))
 
 
 def announce(study: Study, trial: FrozenTrial, params: Params) -> None:
@@ -85,30 +87,15 @@ def known_values(study: Study, trials: Sequence[FrozenTrial],
               if trial.state in (TrialState.PRUNED, TrialState.COMPLETE)}
     stopped = [trial for trial in newest.values() if trial.state is TrialState.PRUNED]
     said = forecasts(study) if forecasts and stopped else {}
-    guesses = {trial.number: said[trial.number] for trial in stopped if trial.number in said} if said else {
-        trial.number: guess for trial in stopped if (guess := _last(trial, ended)) is not None}
+    guesses = {trial.number: said[trial.number] for trial in stopped if trial.number in said} if said else \
+        bridged(stopped, ended)
     return {number: each for number, each in (known | guesses).items() if not any(numpy.isnan(each))}
 
 
-def _last(trial: FrozenTrial, ended: Sequence[FrozenTrial]) -> tuple[float, float] | None:
-    """The last value of a stopped trial, moved by what those that ended went on to change, and how far that differs."""
-    step = trial.last_step
-    if step is None:
-        return None
-    last = trial.intermediate_values[step]
-    changes = [each.value - before for each in ended if each.value is not None
-               and (before := _until(each, step)) is not None and numpy.isfinite(each.value - before)]
-    if len(changes) < MIN_ENDS:
-        values = [each.value for each in ended if each.value is not None and numpy.isfinite(each.value)]
-        return last, float(numpy.std(values)) if values else 0.0
-    middle = float(numpy.median(changes))
-    return last + middle, float(numpy.sqrt(numpy.mean(numpy.square(numpy.subtract(changes, middle)))))
-
-
-def _until(trial: FrozenTrial, step: int) -> float | None:
-    """The last value at or before a step."""
-    return next((trial.intermediate_values[each] for each in sorted(trial.intermediate_values, reverse=True)
-                 if each <= step), None)
+def _typical_share(trials: Sequence[FrozenTrial]) -> float:
+    """The median of the last steps ÷ the farthest; 1 without steps."""
+    steps = [trial.last_step for trial in trials if trial.last_step]
+    return float(numpy.median(steps)) / max(steps) if steps else 1.0
 
 
 def _point(tree: TreeSpace, trial: FrozenTrial) -> Params | None:
