@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -236,14 +237,18 @@ def dots(path: Path, label: str, panels: Mapping[str, Mapping[str, Sequence[floa
     drawn.savefig(path, dpi=130)
 
 
-def races(path: Path, budgets: Sequence[float], bands: Mapping[str, Sequence[Sequence[float]]],
-          ranks: Mapping[str, Sequence[float]]) -> None:
-    """Regret (low, median, high by name) and average rank of searchers against budgets, which are logarithmic."""
+def races(path: Path, budgets: Sequence[float], bands: Mapping[str, Sequence[Sequence[float | None]]],
+          ranks: Mapping[str, Sequence[float | None]]) -> None:
+    """Regret (low, median, high by name) and average rank of searchers against budgets, which are logarithmic.
+
+    None is where there is none.
+    """
     drawn, (regret, rank) = figure(width=4.6, height=3.6, columns=2)
-    for (name, (low, median, high)), colour in zip(bands.items(), cycle(PROFILE_COLOURS), strict=False):
+    for (name, band), colour in zip(bands.items(), cycle(PROFILE_COLOURS), strict=False):
+        low, median, high = ([nan if value is None else value for value in values] for values in band)
         regret.plot(budgets, median, label=name, color=colour, linewidth=1.8)
         regret.fill_between(budgets, low, high, color=colour, alpha=0.13, linewidth=0)
-        rank.plot(budgets, ranks[name], color=colour, linewidth=1.8)
+        rank.plot(budgets, [nan if value is None else value for value in ranks[name]], color=colour, linewidth=1.8)
     for axis, label in ((regret, "normalised regret"), (rank, "average rank")):
         axis.set(xlabel="full trials' worth of inner steps", ylabel=label, xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType, SimpleNamespace
 
 import numpy
@@ -245,6 +245,23 @@ def test_pages_say_what_is_not_known(tmp_path, table):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="--output"):
         write_search(content, tmp_path / "file")
+
+
+def test_costly_methods_end_earlier_and_count_as_never_there(tmp_path, table, monkeypatch):
+    monkeypatch.setitem(METHODS, "tpe", replace(METHODS["tpe"], is_costly=True))
+    comparison = search.Comparison(table, ("random", "tpe"), num_seeds=2, num_trials=8, num_costly=3, num_random=20)
+    rows = search.compare(comparison, None, 1, quiet=True)
+    assert {(row["method"], row["num_trials"]) for row in rows} == {("random", 8), ("tpe", 3)}
+    assert max(row["steps"] for row in rows if row["method"] == "tpe") < 4 * 160
+    content = search.summary(comparison, rows)
+    assert all((value is None) == (time > 3) for time, value in zip(content["budgets"], content["regret"]["tpe"][1],
+                                                                   strict=True))
+    assert None not in content["regret"]["random"][1]
+    assert content["rank"]["random"].count(None) == content["rank"]["tpe"].count(None) > 0
+    write_search(content, tmp_path)
+    (tpe,) = [line for line in search_tables(content)[0].rows if line[0] == "tpe"]
+    assert tpe[7] == "-"
+    assert tpe[9] == "3"
 
 
 def test_what_does_not_exist_is_one_line(table, tmp_path):

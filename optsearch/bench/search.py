@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -49,6 +49,7 @@ _fitted: dict[str, list[Problem]] = {}
 class Comparison:
     """Which methods search, each from so many seeds, for so many full trials' worth of inner steps a run.
 
+    Costly ones end after `num_costly`; what they haven't reached by then counts as never reached.
     `num_random` designs say, with the table's and all that are found, how good and how bad a design can be. The
     predictor is audited on the first `num_audited` designs of the table.
     """
@@ -57,6 +58,7 @@ class Comparison:
     methods: tuple[str, ...] = tuple(METHODS)
     num_seeds: int = 20
     num_trials: int = 100
+    num_costly: int = 30
     num_random: int = NUM_RANDOM
     num_audited: int = 1000
 
@@ -67,12 +69,17 @@ class Comparison:
             raise UsageError(f"the methods must include {REFERENCE}, which the others are held against; "
                              f"got {', '.join(self.methods) or 'none'}.")
 
+    def limit(self, method: str) -> int:
+        """Full trials' worth of inner steps of a run."""
+        return min(self.num_trials, self.num_costly) if method_named(method).is_costly else self.num_trials
+
     def runs(self, digest: str, families: Sequence[str]) -> Iterator[Row]:
         """Seeds first, so that what is stopped has all methods."""
         for seed in range(self.num_seeds):
             for method in dict.fromkeys(self.methods):
                 for family in families:
-                    yield dict(zip(IDENTITY, (PROTOCOL, digest, family, method, seed, self.num_trials), strict=True))
+                    yield dict(zip(IDENTITY, (PROTOCOL, digest, family, method, seed, self.limit(method)),
+                                   strict=True))
 
 
 def chosen(methods: Sequence[str] | None) -> tuple[str, ...]:
@@ -123,9 +130,11 @@ def summary(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
         "trial_equivalents": _counts(regrets, cap),
         "trial_equivalents_without_time": _counts(unclocked, cap),
         "budgets": times.round(2).tolist(),
-        "regret": {name: quantiles(numpy.array([one.at(times) for one in seeds])).round(5).tolist()
-                   for name, seeds in regrets.items()},
-        "rank": {name: ranks.round(3).tolist() for name, ranks in average_ranks(regrets, times).items()},
+        "regret": {name: [_until(comparison.limit(name), times, each.round(5).tolist()) for each in
+                          quantiles(numpy.array([one.at(times) for one in seeds]))] for name, seeds in regrets.items()},
+        "rank": {name: _until(min(map(comparison.limit, regrets)), times, ranks.round(3).tolist())
+                 for name, ranks in average_ranks(regrets, times).items()},
+        "limits": {name: comparison.limit(name) for name in regrets},
         "seconds_per_trial": {name: round(_median(row["seconds"] / row["num_trials_asked"] for row in rows
                                                   if row["method"] == name), 3) for name in regrets},
         "trials": {name: _median(row["num_trials_asked"] for row in rows if row["method"] == name)
@@ -170,6 +179,11 @@ def _audit(table: DesignTable, most: int) -> dict[str, Any]:
 def _counts(regrets: Mapping[str, Sequence[Regret]], cap: float) -> dict[str, dict[str, float]]:
     return {name: {key: round(value, 2) for key, value in asdict(count).items()}
             for name, count in trial_equivalents(regrets, REFERENCE, cap).items()}
+
+
+def _until(limit: float, times: Iterable[float], values: Sequence[float]) -> list[float | None]:
+    """None after the limit."""
+    return [value if time <= limit * (1 + 1e-9) else None for time, value in zip(times, values, strict=True)]
 
 
 def _median(values: Iterator[float]) -> float:

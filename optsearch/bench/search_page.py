@@ -1,7 +1,7 @@
 """The comparison of searchers for a person: tables, a picture, a page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,18 @@ def _methods(content: Content) -> Table:
     counts, bare = content["trial_equivalents"], content["trial_equivalents_without_time"]
     described = {name: method.description for name, method in available().items()}
     rows = [(name, described.get(name, ""), count_in_words(counts[name]),
-             count_in_words(bare[name]), *(f"{content['regret'][name][1][place]:.3f}" for place in places),
-             f"{content['rank'][name][-1]:.2f}", f"{content['trials'][name]:.0f}",
-             f"{content['seconds_per_trial'][name]:.2f}")
-            for name in sorted(counts, key=lambda name: (counts[name]["median"], content["regret"][name][1][-1]))]
+             count_in_words(bare[name]), *(_figure(content["regret"][name][1][place], 3) for place in places),
+             _figure(_known(content["rank"][name])[-1]), str(content["limits"][name]),
+             f"{content['trials'][name]:.0f}", f"{content['seconds_per_trial'][name]:.2f}")
+            for name in sorted(counts, key=lambda name: (counts[name]["median"],
+                                                         _known(content["regret"][name][1])[-1]))]
     return Table(
         f"Trials until the regret that random search has after {cap:.0f}",
-        "Bare: without the searcher's own time. Then the regret at so many trials, the average rank at the end, how "
-        "many trials were begun, and processor seconds of the searcher for each.",
+        "Bare: without the searcher's own time. Then the regret at so many trials, the average rank at the last place "
+        "where all still search, when it was stopped (costly ones earlier: what they haven't reached by then counts as "
+        "never reached), how many trials were begun, and processor seconds of the searcher for each.",
         ("method", "what it is", "trials", "bare", *(f"at {content['budgets'][place]:.0f}" for place in places),
-         "rank", "begun", "seconds"), rows)
+         "rank", "until", "begun", "seconds"), rows)
 
 
 def count_in_words(count: Mapping[str, float]) -> str:
@@ -109,8 +111,12 @@ def _of_part(value: Any, part: str) -> float | None:
     return value.get(part) if isinstance(value, Mapping) else value
 
 
-def _figure(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2f}"
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def _percent(part: float | Mapping[str, float] | None) -> str:

@@ -21,11 +21,15 @@ UNPRUNED_PART = 0.2
 
 @dataclass(frozen=True)
 class Method:
-    """A searcher by name; `search(spending, seed)` runs it until the spending is over, the same for the same seed."""
+    """A searcher by name; `search(spending, seed)` runs it until the spending is over, the same for the same seed.
+
+    One that `is_costly` takes seconds for a suggestion.
+    """
 
     name: str
     description: str
     search: Callable[[Spending, int], None] = field(repr=False)
+    is_costly: bool = True
 
 
 def asking(make: Callable[[Spending, int], tuple[BaseSampler, BasePruner]]) -> Callable[[Spending, int], None]:
@@ -98,9 +102,9 @@ def _predicting_gp(spending: Spending, seed: int) -> tuple[BaseSampler, BasePrun
 
 
 METHODS: Mapping[str, Method] = {method.name: method for method in (
-    Method("random", "random search", asking(_random)),
-    Method("tpe", "Optuna's TPE", asking(_tpe)),
-    Method("tpe_hyperband", "Optuna's TPE, Hyperband", asking(_tpe_hyperband)),
+    Method("random", "random search", asking(_random), is_costly=False),
+    Method("tpe", "Optuna's TPE", asking(_tpe), is_costly=False),
+    Method("tpe_hyperband", "Optuna's TPE, Hyperband", asking(_tpe_hyperband), is_costly=False),
     Method("gp_median", "Optuna's Gaussian process, median pruner", asking(_gp_median)),
     Method("gp", "our conditional Gaussian process, every trial to its end", asking(_conditional_gp)),
     Method("gp_predictor", "our conditional Gaussian process, predictor pruner", asking(_predicting_gp)),

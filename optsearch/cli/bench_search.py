@@ -41,6 +41,7 @@ def search(table: Annotated[Path, typer.Option(help="A file by `optsearch bench 
            = None,
            seeds: Annotated[int, typer.Option(min=1, help="Searches of each method on each family.")] = 20,
            trials: Annotated[int, typer.Option(min=2, help="Full trials' worth of inner steps a search.")] = 100,
+           costly_trials: Annotated[int, typer.Option(min=2, help="For methods that take seconds a suggestion.")] = 30,
            workers: WorkersOption = 2,
            output: Annotated[Path | None, typer.Option(help="A folder; by default reports, none if quick.")] = None,
            quick: Annotated[bool, typer.Option("--quick", help="Under a minute: few methods, seeds, trials.")] = False,
@@ -55,7 +56,8 @@ def search(table: Annotated[Path, typer.Option(help="A file by `optsearch bench 
     from optsearch.bench import search as bench
     from optsearch.bench.search_page import search_tables, write_search
 
-    comparison = bench.quick(table, method) if quick else bench.Comparison(table, bench.chosen(method), seeds, trials)
+    comparison = bench.quick(table, method) if quick else bench.Comparison(
+        table, bench.chosen(method), seeds, trials, costly_trials)
     folder = Path("reports") if output is None and not quick else output
     # A second process would spend most of a minute on starting.
     rows = bench.compare(comparison, folder / "search.json" if folder else None, 1 if quick else workers,
