@@ -31,7 +31,7 @@ AUDIT = {"mean": {"tau": {"0.1": 0.5, "0.25": 0.6, "0.5": 0.7}, "last_value_tau"
                   "coverage_90": {"0.1": 0.8, "0.25": 0.9, "0.5": 1.0}, "false_prune": {"0.01": 0.3, "0.1": 0.02},
                   "compute_saved": {"0.01": 0.7, "0.1": 0.4}}}
 PREDICTOR = {"tau": {"10": 0.5, "25": 0.6, "50": 0.7}, "last_value_tau": {"10": 0.4, "25": 0.5, "50": 0.6},
-             "coverage_90": 0.9, "false_prune": 0.02, "compute_saved": 0.4}
+             "coverage_90": 0.9, "false_prune": 0.3, "compute_saved": 0.7}
 
 
 @dataclass

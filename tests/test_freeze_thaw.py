@@ -127,6 +127,25 @@ def test_a_design_is_interrupted_only_for_something_much_better():
     assert fickle.goes_on(Standing(standing.curves, frozenset({4}), 8), 4)
 
 
+def test_only_curves_that_have_changed_are_forecast_anew():
+    asked = []
+
+    class Counting(Seer):
+        def forecast(self, curves):
+            asked.extend(len(curve.values) for curve in curves)
+            return super().forecast(curves)
+
+    decisions = policy(lambda curves: Counting())
+    known = [curve_after(x, NUM_UNITS) for x in (0.5, 0.6, 0.7)]
+    paused = [curve_after(x, 2) for x in (0.01, 0.8, 0.9)]
+    for _ in range(2):
+        assert decisions.next(Standing([*known, *paused], frozenset(), 100)) == 3
+    assert sorted(asked) == [*[0] * 64, 2, 2, 2]
+    assert decisions.next(Standing([*known, curve_after(0.01, 3), *paused[1:]], frozenset(), 100)) == 3
+    assert asked[-1] == 3
+    assert len(asked) == 68
+
+
 @pytest.mark.parametrize("fit", [seeing, blind])
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_a_search_never_begins_what_it_can_not_end_and_ends_its_best(fit, num_workers):

@@ -45,7 +45,7 @@ def test_a_curve_is_pruned_at_the_first_budget_at_which_its_chance_is_too_small(
 
 
 def test_what_is_saved_and_what_is_lost_by_hand(monkeypatch):
-    seen = unseen([[0.04, 0.5, 0.5], [0.04, 0.04, 0.5], [0.0, 0.0, 0.0]])
+    seen = unseen([[0.01, 0.5, 0.5], [0.01, 0.01, 0.5], [0.0, 0.0, 0.0]])
     found = prediction._pruning(seen, 0.1)
     assert found["compute_saved"] == pytest.approx(1 - (10 + 20 + 40) / 120)
     # All end alike: the first of them is the top, and it was pruned.

@@ -102,10 +102,10 @@ ENDS = [0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85]
 
 
 def test_what_is_unlikely_to_reach_the_top_is_stopped_at_the_threshold() -> None:
-    """The probability is a normal one, so the end at which it is 5 % is known."""
+    """The probability is a normal one, so the end at which it is 2 % is known."""
     pruner, rows = pruner_of(Clairvoyant().fit, PruningRule(keep=0.0))
     study = study_of(*ENDS)
-    edge = 0.4 + DEVIATION * NormalDist().inv_cdf(0.95)
+    edge = 0.4 + DEVIATION * NormalDist().inv_cdf(0.98)
     assert asked(study, pruner, edge + 0.001)
     assert not asked(study, pruner, edge - 0.001)
     assert not asked(study, pruner, 0.1)
@@ -268,7 +268,7 @@ def test_a_whole_study_stops_what_is_weak_and_keeps_what_is_good() -> None:
     judged = [row for row in rows if row.decided_by == "predictor"]
     assert len({(row.chain, row.inner_steps) for row in rows}) == len(rows)
     for row in judged:
-        assert (row.probability_top < 0.05) == (row.decision != "kept")
+        assert (row.probability_top < 0.02) == (row.decision != "kept")
         assert row.decision != "pruned" or study.trials[row.chain].state is TrialState.PRUNED
     spared = {row.chain for row in judged if row.decision == "spared"}
     assert spared
@@ -358,7 +358,7 @@ def test_on_the_way_to_a_front_the_best_that_costs_no_more_is_to_be_beaten() -> 
 
     for x, flops, size in ((0.1, 3.0, 3.0), (0.3, 2.0, 2.0), (0.35, 2.0, 2.0), (0.2, 1.0, 3.0), (0.6, 1.0, 1.0)):
         tell(x, flops, size, TrialState.COMPLETE, {25: x + 0.75, 100: x})
-    margin = DEVIATION * NormalDist().inv_cdf(0.95)
+    margin = DEVIATION * NormalDist().inv_cdf(0.98)
     for bar, flops, size in ((0.3, 2.0, 2.0), (0.6, 1.0, 1.5), (0.2, 1.5, 4.0), (0.1, 3.0, 3.0)):
         assert is_stopped(bar + margin + 0.001, flops, size)
         assert not is_stopped(bar + margin - 0.001, flops, size)

@@ -34,13 +34,13 @@ Row = dict[str, Any]
 DEFAULT_TABLE = Path("reports/design_table/table.json.gz")
 REFERENCE = "random"
 # Counts up when runs of before no longer say what they would now.
-PROTOCOL = 2
+PROTOCOL = 3
 NUM_RANDOM = 5000
 QUICK_DESIGNS = 20
 QUICK_METHODS = ("tpe", "gp")
-# Keys of the predictor's audit, and what they are here; trials are pruned from a tenth of the budget on.
+# Keys of the predictor's audit, and what they are here; trials are pruned from a hundredth of the budget on.
 PERCENT = {"0.1": "10", "0.25": "25", "0.5": "50"}
-PRUNED_FROM = "0.1"
+PRUNED_FROM = "0.01"
 IDENTITY = ("protocol", "table", "family", "method", "seed", "num_trials")
 _fitted: dict[str, list[Problem]] = {}
 

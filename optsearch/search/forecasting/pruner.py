@@ -30,8 +30,8 @@ class PruningRule:
     """
 
     top: float = 0.1
-    threshold: float = 0.05
-    warmup: float = 0.1
+    threshold: float = 0.02
+    warmup: float = 0.01
     keep: float = 0.05
 
     def __post_init__(self) -> None:
