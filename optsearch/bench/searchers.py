@@ -108,7 +108,7 @@ METHODS: Mapping[str, Method] = {method.name: method for method in (
     Method("gp_median", "Optuna's Gaussian process, median pruner", asking(_gp_median)),
     Method("gp", "our conditional Gaussian process, every trial to its end", asking(_conditional_gp)),
     Method("gp_predictor", "our conditional Gaussian process, predictor pruner", asking(_predicting_gp)),
-    Method("freeze_thaw", "the same, trials paused and continued", freezing.freeze_thaw),
+    Method("freeze_thaw", "our conditional Gaussian process, trials paused and continued", freezing.freeze_thaw),
 )}
 
 
