@@ -193,9 +193,10 @@ def _show_trials(name: str, storage: str | None, as_json: bool) -> None:
              "stop_gain": definition.stop_gain, "pareto": definition.pareto, "max_flops": definition.max_flops,
              "max_state_bytes": definition.max_state_bytes,
              "horizon": definition.horizon, "budget": definition.budget, "seed": definition.seed}
+    stopping = "freeze-thaw" if definition.scheduler == "freeze-thaw" else f"{definition.pruner} pruner"
     emit(counts | facts | {"trials": as_data}, as_json,
           [in_words(counts), f"space {definition.space}, horizon {definition.horizon}, budget {definition.budget}, "
-           f"seed {definition.seed}; {definition.sampler} sampler, {definition.pruner} pruner; "
+           f"seed {definition.seed}; {definition.sampler} sampler, {stopping}; "
            f"allows {definition.limits} per parameter",
            roles_in_words(definition), *front, *columns(rows)])
 
