@@ -44,7 +44,7 @@ class Regret:
 
 @dataclass(frozen=True)
 class Count:
-    """Trial equivalents over seeds: median and quartiles; seeds that needed more than the cap count as the cap."""
+    """Trial equivalents over seeds: median and quartiles; seeds that don't come there in time count as its end."""
 
     median: float
     low: float
@@ -66,14 +66,15 @@ def quantiles(values: Array) -> Array:
     return found
 
 
-def trial_equivalents(regrets: Mapping[str, Sequence[Regret]], reference: str, cap: float) -> dict[str, Count]:
-    """When each method's seeds are where the median seed of `reference` is at `cap`."""
-    target = float(numpy.median([regret.at([cap])[0] for regret in regrets[reference]]))
+def trial_equivalents(regrets: Mapping[str, Sequence[Regret]], reference: str,
+                      limits: Mapping[str, float]) -> dict[str, Count]:
+    """When each method's seeds, until its limit, are where the median seed of `reference` is at its own."""
+    target = float(numpy.median([regret.at([limits[reference]])[0] for regret in regrets[reference]]))
     found = {}
     for name, seeds in regrets.items():
-        times = numpy.array([regret.time_to(target) for regret in seeds])
-        low, median, high = quantiles(times.clip(max=cap)).tolist()
-        found[name] = Count(median, low, high, int((times > cap).sum()), len(seeds))
+        times, limit = numpy.array([regret.time_to(target) for regret in seeds]), limits[name]
+        low, median, high = quantiles(times.clip(max=limit)).tolist()
+        found[name] = Count(median, low, high, int((times > limit).sum()), len(seeds))
     return found
 
 

@@ -49,7 +49,7 @@ _fitted: dict[str, list[Problem]] = {}
 class Comparison:
     """Which methods search, each from so many seeds, for so many full trials' worth of inner steps a run.
 
-    Costly ones end after `num_costly`; what they haven't reached by then counts as never reached.
+    Costly ones end after `num_costly`.
     `num_random` designs say, with the table's and all that are found, how good and how bad a design can be. The
     predictor is audited on the first `num_audited` designs of the table.
     """
@@ -124,17 +124,18 @@ def summary(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
     scales = {problem.family: scale_of(problem, rows, comparison.num_random) for problem in found}
     regrets = pooled(rows, scales)
     unclocked = pooled(rows, scales, counts_seconds=False)
-    times, cap = times_until(comparison.num_trials), float(comparison.num_trials)
+    times = times_until(comparison.num_trials)
+    limits = {name: comparison.limit(name) for name in regrets}
     table = found[0].table
     return {
-        "trial_equivalents": _counts(regrets, cap),
-        "trial_equivalents_without_time": _counts(unclocked, cap),
+        "trial_equivalents": _counts(regrets, limits),
+        "trial_equivalents_without_time": _counts(unclocked, limits),
         "budgets": times.round(2).tolist(),
-        "regret": {name: [_until(comparison.limit(name), times, each.round(5).tolist()) for each in
+        "regret": {name: [_until(limits[name], times, each.round(5).tolist()) for each in
                           quantiles(numpy.array([one.at(times) for one in seeds]))] for name, seeds in regrets.items()},
-        "rank": {name: _until(min(map(comparison.limit, regrets)), times, ranks.round(3).tolist())
+        "rank": {name: _until(min(limits.values()), times, ranks.round(3).tolist())
                  for name, ranks in average_ranks(regrets, times).items()},
-        "limits": {name: comparison.limit(name) for name in regrets},
+        "limits": limits,
         "seconds_per_trial": {name: round(_median(row["seconds"] / row["num_trials_asked"] for row in rows
                                                   if row["method"] == name), 3) for name in regrets},
         "trials": {name: _median(row["num_trials_asked"] for row in rows if row["method"] == name)
@@ -176,9 +177,9 @@ def _audit(table: DesignTable, most: int) -> dict[str, Any]:
                       **{name: round(found[name][PRUNED_FROM], 4) for name in ("false_prune", "compute_saved")}}
 
 
-def _counts(regrets: Mapping[str, Sequence[Regret]], cap: float) -> dict[str, dict[str, float]]:
+def _counts(regrets: Mapping[str, Sequence[Regret]], limits: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {name: {key: round(value, 2) for key, value in asdict(count).items()}
-            for name, count in trial_equivalents(regrets, REFERENCE, cap).items()}
+            for name, count in trial_equivalents(regrets, REFERENCE, limits).items()}
 
 
 def _until(limit: float, times: Iterable[float], values: Sequence[float]) -> list[float | None]:

@@ -67,13 +67,13 @@ def _methods(content: Content) -> Table:
              count_in_words(bare[name]), *(_figure(content["regret"][name][1][place], 3) for place in places),
              _figure(_known(content["rank"][name])[-1]), str(content["limits"][name]),
              f"{content['trials'][name]:.0f}", f"{content['seconds_per_trial'][name]:.2f}")
-            for name in sorted(counts, key=lambda name: (counts[name]["median"],
+            for name in sorted(counts, key=lambda name: (_is_censored(counts[name]), counts[name]["median"],
                                                          _known(content["regret"][name][1])[-1]))]
     return Table(
         f"Trials until the regret that random search has after {cap:.0f}",
         "Bare: without the searcher's own time. Then the regret at so many trials, the average rank at the last place "
-        "where all still search, when it was stopped (costly ones earlier: what they haven't reached by then counts as "
-        "never reached), how many trials were begun, and processor seconds of the searcher for each.",
+        "where all still search, when it was stopped (costly ones earlier; >= where half of the seeds were not there "
+        "by then), how many trials were begun, and processor seconds of the searcher for each.",
         ("method", "what it is", "trials", "bare", *(f"at {content['budgets'][place]:.0f}" for place in places),
          "rank", "until", "begun", "seconds"), rows)
 
@@ -81,9 +81,14 @@ def _methods(content: Content) -> Table:
 def count_in_words(count: Mapping[str, float]) -> str:
     """Median (low..high); >= where half of the seeds, or more than the quartile, did not come there."""
     censored, seeds = count["num_censored"], count["num_seeds"]
-    median = f"{'>= ' if 2 * censored > seeds else ''}{count['median']:.1f}"
+    median = f"{'>= ' if _is_censored(count) else ''}{count['median']:.1f}"
     high = f"{'>= ' if 4 * censored > seeds else ''}{count['high']:.1f}"
     return f"{median} ({count['low']:.1f}..{high})" + (f", {censored} of {seeds} not" if censored else "")
+
+
+def _is_censored(count: Mapping[str, float]) -> bool:
+    """Whether the median is only known to be at least what it says."""
+    return 2 * count["num_censored"] > count["num_seeds"]
 
 
 def _families(content: Content) -> Table:
