@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from optsearch.cli.adapt import adapt
 from optsearch.cli.bench import benches
 from optsearch.cli.designs import designs
 from optsearch.cli.evaluate import evaluate
@@ -123,6 +124,7 @@ def spaces(as_json: JsonOption = False) -> None:
 
 
 studies.command()(finalists)
+app.command()(adapt)
 app.command()(evaluate)
 app.command()(tasks)
 app.command()(check)

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import asdict
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +49,8 @@ def create(name: NameArgument,
            previous: Annotated[list[str] | None, typer.Option(
                "--from", help="An older study to learn from, perhaps of another space or other tasks. "
                               "Several times.")] = None,
+           init: Annotated[Path | None, typer.Option(
+               help="A file made by `optsearch export` whose weights trials begin with, as far as they fit.")] = None,
            stop_gain: Annotated[float, typer.Option(
                help="The study ends by itself when the value is expected to improve by less for a trial's full budget; "
                     "0 is never.")] = 0.0,
@@ -73,7 +76,7 @@ def create(name: NameArgument,
     definition = define(space=space, tasks=tasks if is_weighted else list(tasks), domains=domains,
                         validation=validation or [], held_out=held_out or [], sampling=sampling, sampler=sampler,
                         pruner=pruner, scheduler=scheduler, horizon=horizon, budget=budget, seed=seed,
-                        previous=previous or [], stop_gain=stop_gain, pareto=pareto,
+                        previous=previous or [], initial=str(init or ""), stop_gain=stop_gain, pareto=pareto,
                         max_flops=_limit(max_flops), max_state_bytes=_limit(max_state_bytes))
     store = Store.at(storage)
     store.create(name, definition)
@@ -190,6 +193,7 @@ def _show_trials(name: str, storage: str | None, as_json: bool) -> None:
              "validation": list(definition.validation), "held_out": list(definition.held_out),
              "sampling": definition.sampling, "sampler": definition.sampler, "pruner": definition.pruner,
              "scheduler": definition.scheduler, "previous": list(definition.previous),
+             "initial": definition.initial,
              "stop_gain": definition.stop_gain, "pareto": definition.pareto, "max_flops": definition.max_flops,
              "max_state_bytes": definition.max_state_bytes,
              "horizon": definition.horizon, "budget": definition.budget, "seed": definition.seed}

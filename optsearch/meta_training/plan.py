@@ -38,7 +38,8 @@ def part_of_budget(point: int, num_points: int, num_early: int = 0) -> float:
 class Plan:
     """A meta-training: what is learned, on which families, how, for how many inner steps, from which seed.
 
-    Its curve has `num_points` points, evenly spaced, after `num_early` more as in `part_of_budget`.
+    It begins with the weights `initial`, or random ones where there are none. Its curve has `num_points` points, evenly
+    spaced, after `num_early` more as in `part_of_budget`.
     The steps up to the first point are never compiled, so that nothing short waits for a compiler; those after it
     are as `compiling` says: "auto" where there are enough of them to win the time back.
     """
@@ -51,6 +52,7 @@ class Plan:
     seed: int
     compiling: Compiling = "auto"
     num_early: int = 0
+    initial: Tree | None = None
 
     @property
     def distribution(self) -> TaskDistribution:
@@ -68,12 +70,17 @@ class Plan:
         return max(self.num_points, self.budget // self.steps_per_meta_step)
 
     def first_weights(self) -> Tree:
-        """Raises `DesignError` where there is nothing to learn."""
+        """Raises `DesignError` where there is nothing to learn, or where the weights to begin with don't fit."""
         weights = self.optimizer.init_weights(generator(self.seed, "weights"))
         if not weights:
             raise DesignError("the design has nothing to learn: no rule, no controller and a constant schedule. "
                               "Give it one of them.")
-        return weights
+        if self.initial is None:
+            return weights
+        if trees.shapes_of(self.initial) != trees.shapes_of(weights):
+            raise DesignError("the weights to begin with are not of this design; `adaptation.inherit` takes over what "
+                              "fits.")
+        return self.initial
 
     def last_meta_step(self, point: int) -> int:
         """The meta-step after which point `point` (from 1) stands."""

@@ -34,10 +34,11 @@ ROLES = {"tasks": "meta-training", "validation": "validation", "held_out": "held
 class StudyDefinition:
     """Everything that a trial of the study depends on beside its parameters.
 
-    `horizon` is the number of inner steps that the found optimizer is to be best at, `budget` the inner steps
-    that one trial may spend, in `num_points` stretches, after each of which it may be pruned or paused. It learns on
-    `tasks`, with `weights` (none: all families alike), and its value is measured on `validation`, or on other rows and
-    seeds of the same tasks where there is none; `held_out` is for reports alone. `sampler` chooses designs, after
+    `horizon` is the number of inner steps that the found optimizer is to be best at, `budget` the inner steps that one
+    trial may spend, in `num_points` stretches, after each of which it may be pruned or paused. It begins with the
+    weights of the artifact `initial`, as far as they fit its design, or with random ones where that is empty. It learns
+    on `tasks`, with `weights` (none: all families alike), and its value is measured on `validation`, or on other rows
+    and seeds of the same tasks where there is none; `held_out` is for reports alone. `sampler` chooses designs, after
     `num_startup_trials` random ones, and `pruner` stops weak trials, unless the `scheduler` is "freeze-thaw", which
     pauses and continues them. `files` are hashes of the files that own tasks come from. `previous` are studies of the
     same database that the sampler learns from. The study ends by itself when the improvement that a trial's full budget
@@ -63,6 +64,7 @@ class StudyDefinition:
     scheduler: Scheduler = "full"
     seed: int = 0
     previous: tuple[str, ...] = ()
+    initial: str = ""
     stop_gain: float = 0.0
     max_flops: float | None = MAX_FLOPS
     max_state_bytes: float | None = MAX_STATE_BYTES

@@ -57,7 +57,7 @@ def hold(store: Store, asked: Asked, slots: Sequence[str], *, quiet: bool = Fals
     for definition in definitions:
         definition.check_unchanged()
     _check_alike(asked.names, definitions)
-    opponents = tuned_opponents(definitions[0], store.records, quiet=quiet)
+    opponents = tuned_opponents(definitions[0].selected_on, definitions[0].horizon, store.records, quiet=quiet)
     candidates = tuple(replace(found, job=replace(found.job, opponents=opponents))
                        for found in _distinct(_best(studies, definitions, asked.num_each)))
     if len(candidates) < 2:
@@ -158,7 +158,8 @@ class _Hall:
         return {key: Final(**content) for key, content in known.items()}
 
     def _placed(self, key: str, job: FinalJob) -> FinalJob:
-        return replace(job, job=replace(job.job, folder=str(self.store.places.root / "running" / key)))
+        places = self.store.places
+        return replace(job, job=job.job.placed(places, places.root / "running" / key))
 
     def _kept(self, key: str, job: FinalJob, result: dict[str, Any]) -> dict[str, Any]:
         """The weights first: who finds the record finds them too."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -27,6 +27,7 @@ from optsearch.search.samplers import cost_book, encoding_of, make_pruner, make_
 from optsearch.search.transfer import Source, source_of
 from optsearch.search.trial import CURVE, PICTURE, WEIGHTS, Job
 from optsearch.seeds import seed_for
+from optsearch.tasks import TaskFamily
 
 ARTIFACTS = {WEIGHTS: "application/octet-stream", CURVE: "text/csv", PICTURE: "image/png"}
 
@@ -39,21 +40,21 @@ def content_cache(records: Records) -> evaluation.Cache:
     return cache
 
 
-def tuned_opponents(definition: StudyDefinition, records: Records, *, quiet: bool) -> list[list[float]]:
-    """The tuned baseline's final losses on every family of the study, from the database or measured now."""
+def tuned_opponents(families: Sequence[TaskFamily], horizon: int, records: Records, *,
+                    quiet: bool) -> list[list[float]]:
+    """The tuned baseline's final losses on every family that gives a value, from the database or measured now."""
     torch.set_num_threads(1)
     finals: list[list[float]] = []
-    families = definition.selected_on
     with progress.meter("tuning AdamW + cosine", len(families), quiet=quiet) as meter:
         for family in families:
-            against = evaluation.opponent(family, definition.horizon, content_cache(records))
+            against = evaluation.opponent(family, horizon, content_cache(records))
             finals.append(against.finals.tolist())
             meter.update(len(finals), family.name)
     return finals
 
 
 def job_of(study_name: str, definition: StudyDefinition, trial: optuna.Trial | FrozenTrial) -> Job:
-    """What the trial's parameters say; seed, folder and opponents are the caller's."""
+    """What the trial's parameters say; seed, place and opponents are the caller's."""
     space = definition.parsed_space()
     design, settings = space.suggest(trial_suggest(trial))
     return Job(
@@ -61,6 +62,7 @@ def job_of(study_name: str, definition: StudyDefinition, trial: optuna.Trial | F
         tasks=list(definition.tasks), weights=list(definition.weights), sampling=definition.sampling,
         selected_on=list(definition.validation or definition.tasks), budget=definition.budget,
         num_points=definition.num_points, num_early=definition.num_early, seed=0, opponents=[], folder="",
+        initial=definition.initial,
         provenance={"study": study_name, "trial": trial.number, "space": definition.space,
                     "space_hash": space.hash, "study_seed": definition.seed, "horizon": definition.horizon,
                     "held_out": list(definition.held_out), "families": definition.families})
@@ -109,8 +111,9 @@ class LearnedOptimizerObjective:
         definition = self.definition
         cost = Cost.kept(trial) or cost_book(definition.space, definition.space_text).cost(trial.params)
         definition.limits.check(trial, cost)
-        return replace(job, seed=seed_for(self.definition.seed, "trial", chain), opponents=self.opponents,
-                       folder=str(Places.of(self.url).trial_folder(self._study_id(trial), chain))).to_config()
+        job = replace(job, seed=seed_for(self.definition.seed, "trial", chain), opponents=self.opponents)
+        places = Places.of(self.url)
+        return job.placed(places, places.trial_folder(self._study_id(trial), chain)).to_config()
 
     def fingerprint(self, job: dict[str, Any]) -> str:
         """Of what the design computes and how it is learned: the rest is the study's, or chance."""

@@ -1,5 +1,6 @@
 """Where the files of studies lie: beside an SQLite database, else in `./studies`."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Self
 from optuna.artifacts import FileSystemArtifactStore
 from sqlalchemy.engine import make_url
 
+from optsearch import trees
+from optsearch.export import Artifact
 from optsearch.search.storage import is_sqlite
 
 
@@ -44,6 +47,20 @@ class Places:
     def trial_folder(self, study_id: int, chain: int) -> Path:
         """Checkpoints and drafts of a trial and its retries, until it has finished."""
         return self.study_folder(study_id) / str(chain)
+
+    def keep_initial(self, path: Path) -> str:
+        """Keep a copy of an artifact for trials to begin with, and return its name, which says its content.
+
+        Raises `FileError` where it is none.
+        """
+        found = Artifact.load(path)
+        name = f"{trees.checksum(found.weights, {'design': json.dumps(found.design.to_config())})[:16]}.safetensors"
+        if not self.initial(name).exists():
+            found.save(self.initial(name))
+        return name
+
+    def initial(self, name: str) -> Path:
+        return self.root / "initial" / name
 
     def delete(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)

@@ -55,10 +55,15 @@ class Store:
             return sorted(optuna.get_all_study_names(open_storage(self.url)))
 
     def create(self, name: str, definition: StudyDefinition) -> optuna.Study:
-        """Raises `StudyError` when there is one of that name, or none of a name that it is to learn from."""
+        """Raises `StudyError` when there is one of that name, or none of a name that it is to learn from.
+
+        Of the artifact that trials begin with, a file, the study keeps a copy.
+        """
         storage = open_storage(self.url)
         for previous in definition.previous:
             self.load(previous)
+        if definition.initial:
+            definition = replace(definition, initial=self.places.keep_initial(Path(definition.initial)))
         with storage_errors(self.url), quietly():
             try:
                 study = optuna.create_study(study_name=name, storage=storage,
@@ -126,7 +131,7 @@ class Store:
         with storage_errors(self.url):
             study.set_user_attr(workers.STOP, False)
         records = self.records
-        opponents = tuned_opponents(definition, records, quiet=quiet)
+        opponents = tuned_opponents(definition.selected_on, definition.horizon, records, quiet=quiet)
         objective = LearnedOptimizerObjective(name, self.url, definition, opponents, records)
         self._clean(study)
         schedule = UntilWorthless(make_schedule(definition, records))

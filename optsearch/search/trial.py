@@ -13,17 +13,21 @@ import torch
 
 import optsearch
 from optsearch import evaluation, pictures
+from optsearch.adaptation import inherit
 from optsearch.evaluation import Opponent
 from optsearch.export import Artifact
 from optsearch.meta_training import Checkpoints, MetaTraining, Outcome, Plan, Point, meta_train
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.search.definition import distribution
+from optsearch.search.places import Places
 from optsearch.search.processes import Channel
 from optsearch.tasks import Sampling, families_of
 
 WEIGHTS, CURVE, PICTURE = "weights.safetensors", "curve.csv", "curve.png"
 # In a row of the curve: how the meta-training ended there, empty where it did not.
 OUTCOME = "outcome"
+# What an artifact says of the one that it began with.
+ORIGIN = ("study", "trial", "tasks", "value", "inner_steps", "initial")
 CurveRow = dict[str, Any]
 
 
@@ -32,8 +36,9 @@ class Job:
     """What a trial needs to know, as plain data that travels to another process.
 
     `seed` is the same for a trial and its retries, and so is `folder`, where checkpoints and files are kept.
-    `opponents` are the tuned baseline's final losses, a list a family of `selected_on`. `provenance` goes into the
-    artifact.
+    `opponents` are the tuned baseline's final losses, a list a family of `selected_on`. `initial` is an artifact whose
+    weights it begins with, as far as they fit, or nothing: its name among the study's files until the job is `placed`.
+    `provenance` goes into the artifact.
     """
 
     design: dict[str, dict[str, Any]]
@@ -49,7 +54,12 @@ class Job:
     folder: str
     opponents: list[list[float]]
     provenance: dict[str, Any]
+    initial: str = ""
     device: str = "cpu"
+
+    def placed(self, places: Places, folder: Path) -> Self:
+        """The job with a folder to work in."""
+        return replace(self, folder=str(folder), initial=str(places.initial(self.initial)) if self.initial else "")
 
     def to_config(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "device"}
@@ -61,7 +71,10 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """The same for two jobs exactly when one may go on from the other's checkpoint."""
-        asked = {name: value for name, value in self.to_config().items() if name not in ("folder", "provenance")}
+        asked = {name: value for name, value in self.to_config().items()
+                 if name not in ("folder", "provenance", "initial")}
+        if self.initial:
+            asked["initial"] = Path(self.initial).name
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -73,6 +86,8 @@ def train(config: dict[str, Any], channel: Channel) -> dict[str, Any]:
     torch.set_num_threads(1)
     job = Job.from_config(config)
     plan = _plan(job)
+    if job.initial:
+        job, plan = _begun(job, plan)
     checkpoints = Checkpoints(Path(job.folder) / "checkpoints", job.fingerprint)
     snapshot, curve = checkpoints.newest(job.device) or (None, [])
     weights = plan.first_weights() if snapshot is None else snapshot.weights_tree(plan)
@@ -97,6 +112,15 @@ def _plan(job: Job) -> Plan:
     found = replace(found, families=tuple(family.on(job.device) for family in found.families))
     return Plan(LearnedOptimizer.from_config(job.design), found, MetaTraining.from_config(job.settings),
                 job.budget, job.num_points, job.seed, num_early=job.num_early)
+
+
+def _begun(job: Job, plan: Plan) -> tuple[Job, Plan]:
+    """The plan with the artifact's weights to begin with, and the job that says where they are from."""
+    artifact = Artifact.load(Path(job.initial))
+    inherited = inherit(artifact.weights, artifact.design, plan.optimizer, plan.first_weights())
+    source = {name: artifact.provenance[name] for name in ORIGIN if name in artifact.provenance}
+    provenance = job.provenance | {"initial": source | {"inherited": inherited.in_words()}}
+    return replace(job, provenance=provenance), replace(plan, initial=inherited.weights)
 
 
 def _opponents(job: Job) -> Sequence[Opponent]:

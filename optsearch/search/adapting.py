@@ -1,0 +1,83 @@
+"""An artifact goes on learning on tasks of somebody's own."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optsearch import evaluation, progress
+from optsearch.evaluation import Opponent
+from optsearch.export import Artifact
+from optsearch.meta_training import MetaTraining
+from optsearch.search.objective import tuned_opponents
+from optsearch.search.processes import TrialProcess
+from optsearch.search.study import Store, check_devices
+from optsearch.search.trial import Job
+from optsearch.tasks import families_of, own_files
+
+ENTRY = "optsearch.search.trial:train"
+NUM_POINTS = 8
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What came of it: values are log(relative loss) on the tasks' selection rows, before and after."""
+
+    artifact: Artifact
+    before: float
+    after: float
+
+    def to_config(self) -> dict[str, Any]:
+        return {"before": self.before, "after": self.after, "inner_steps": self.artifact.provenance["inner_steps"],
+                "tasks": self.artifact.provenance["tasks"], "outcome": self.artifact.provenance["outcome"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapting:
+    """The artifact at `path` is meta-trained on `tasks` for `budget` more inner steps, as it was meta-trained before.
+
+    Of what it was meta-trained with, `changes` says what is to be different: names and values of `MetaTraining`'s.
+    """
+
+    path: Path
+    tasks: Sequence[str]
+    budget: int
+    changes: dict[str, Any]
+    seed: int = 0
+
+    def job(self, artifact: Artifact) -> Job:
+        """Without a place; raises `DesignError` for settings that don't fit each other."""
+        settings = MetaTraining.from_config(artifact.provenance.get("meta_training", {}) | self.changes)
+        return Job(design=artifact.design.to_config(), settings=asdict(settings), tasks=list(self.tasks), weights=[],
+                   sampling="uniform", selected_on=list(self.tasks), budget=self.budget, num_points=NUM_POINTS,
+                   num_early=0, seed=self.seed, opponents=[], folder="", provenance={"horizon": settings.horizon})
+
+
+def adapt(store: Store, asked: Adapting, device: str = "cpu", *, quiet: bool = False) -> Adapted:
+    """Run it in a process of its own; after an interruption the same goes on from its last checkpoint."""
+    check_devices([device])
+    artifact, records = Artifact.load(asked.path), store.records
+    asked = replace(asked, tasks=tuple(dict.fromkeys(map(own_files.resolved, asked.tasks))))
+    families, job = families_of(asked.tasks), asked.job(artifact)
+    opponents = tuned_opponents(families, job.settings["horizon"], records, quiet=quiet)
+    against = [Opponent(evaluation.selection_setup(family, job.settings["horizon"]), torch.tensor(finals))
+               for family, finals in zip(families, opponents, strict=True)]
+    before = evaluation.value(artifact.design, artifact.weights, against)
+    job = replace(job, opponents=opponents, initial=store.places.keep_initial(asked.path))
+    folder = store.places.root / "running" / f"adapt-{job.fingerprint[:16]}"
+    result = _trained(job.placed(store.places, folder), device, quiet=quiet)
+    found = Artifact.load(Path(result["files"][0]))
+    store.places.delete(folder)
+    return Adapted(found, before, result["value"])
+
+
+def _trained(job: Job, device: str, *, quiet: bool) -> dict[str, Any]:
+    process = TrialProcess(ENTRY)
+    with closing(process), progress.meter("inner steps", job.budget, quiet=quiet) as meter:
+        run = process.run(job.to_config() | {"device": device})
+        for message in run:
+            meter.update(message["inner_steps"], f"value {message['value']:.3f}")
+    return run.result
