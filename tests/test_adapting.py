@@ -120,6 +120,7 @@ def test_an_interrupted_adaptation_goes_on_to_the_same_weights(home: Path, monke
     (["old.safetensors"], "Name a task"),
     (["old.safetensors", "--task", "quadratics", "--budget", "many"], "Expected something like 50k"),
     (["old.safetensors", "--task", "nothing"], "nothing"),
+    (["old.safetensors", "--task", "quadratics", "--few-shot", "proto"], "reptile"),
     (["old.safetensors", "--task", "quadratics", "--horizon", "5"], "horizon"),
     (["old.safetensors", "--task", "quadratics", "--device", "tpu"], "no device"),
 ])
@@ -129,6 +130,17 @@ def test_what_cannot_be_adapted_is_said_in_one_line(home: Path, words: list[str]
     assert said in ran.stderr
     assert ran.stderr.count("\n") == 1
     assert not Path("mine.safetensors").exists()
+
+
+def test_a_start_for_later_adaptations_says_how_it_was_learned(home: Path) -> None:
+    ran = call("adapt", "old.safetensors", "--task", "quadratics", "--task", "spectra", "--budget", "3200",
+               "--few-shot", "reptile", "-o", "start.safetensors")
+    assert ran.returncode == 0, ran.stderr
+    source = Artifact.load(Path("start.safetensors")).provenance
+    assert source["few_shot"] == {"method": "reptile", "num_steps": 5, "learning_rate": 0.01}
+    ran = call("adapt", "start.safetensors", "--task", "tabular_linear", "--budget", "800", "-o", "mine.safetensors")
+    assert ran.returncode == 0, ran.stderr
+    assert "few_shot" not in Artifact.load(Path("mine.safetensors")).provenance
 
 
 @pytest.mark.parametrize("text", ["50000", "50_000", "50k", "0.05M"])

@@ -28,8 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dashboard": {"search"},
     "quickstart": {"search", "report", "watching"},
     "__main__": {"cli"},
-    "cli": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search", "report", "watching",
-            "dashboard", "quickstart", "bench"},
+    "cli": {"tasks", "optimizers", "meta_training", "adaptation", "export", "evaluation", "search", "report",
+            "watching", "dashboard", "quickstart", "bench"},
 }
 # Each foreign library and the rooms that are its home.
 HOME: dict[str, set[str]] = {

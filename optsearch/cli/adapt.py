@@ -32,6 +32,8 @@ def adapt(file: Annotated[Path, typer.Argument(help="A file made by `optsearch e
           budget: Annotated[str, typer.Option(help="Inner steps to spend: 50k, or 50000.")] = "50k",
           output: Annotated[Path, typer.Option("--output", "-o", help="The new file.")] = Path("mine.safetensors"),
           horizon: Annotated[int | None, typer.Option(help="Inner steps of a training; by default as before.")] = None,
+          few_shot: Annotated[str | None, typer.Option(
+              help="Learn a start for later adaptations: maml, first_order_maml, anil or reptile.")] = None,
           meta_lr: Annotated[float | None, typer.Option(help="Meta-learning rate; by default as before.")] = None,
           seed: Annotated[int, typer.Option(help="Seed of the meta-training.")] = 0, device: DeviceOption = "cpu",
           storage: StorageOption = None, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
@@ -39,6 +41,7 @@ def adapt(file: Annotated[Path, typer.Argument(help="A file made by `optsearch e
 
     Example: optsearch adapt best.safetensors --task ./my_tasks.py:resnet_small --budget 50k -o mine.safetensors
     """
+    from optsearch.adaptation import FewShot
     from optsearch.search.adapting import Adapting
     from optsearch.search.adapting import adapt as run
     from optsearch.search.study import Store
@@ -49,7 +52,8 @@ def adapt(file: Annotated[Path, typer.Argument(help="A file made by `optsearch e
         raise UsageError("there is nothing to adapt to. Name a task (--task) or a domain (--domain).")
     changes: dict[str, Any] = {name: value for name, value in (("horizon", horizon), ("meta_lr", meta_lr))
                                if value is not None}
-    asked = Adapting(path=file, tasks=tasks, budget=count(budget), changes=changes, seed=seed)
+    asked = Adapting(path=file, tasks=tasks, budget=count(budget), changes=changes, seed=seed,
+                     few_shot=FewShot(few_shot) if few_shot else None)  # type: ignore[arg-type]
     found = run(Store.at(storage), asked, device, quiet=quiet or as_json)
     found.artifact.save(output)
     steps = found.artifact.provenance["inner_steps"]

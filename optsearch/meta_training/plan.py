@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optsearch import trees
 from optsearch.errors import DesignError
+from optsearch.meta_training.estimate import Estimator
 from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.optimizers.optimizer import LearnedOptimizer
@@ -38,7 +39,8 @@ def part_of_budget(point: int, num_points: int, num_early: int = 0) -> float:
 class Plan:
     """A meta-training: what is learned, on which families, how, for how many inner steps, from which seed.
 
-    It begins with the weights `initial`, or random ones where there are none. Its curve has `num_points` points, evenly
+    It begins with the weights `initial`, or random ones where there are none. Meta-gradients are had by `estimator`, or
+    by the one that the settings name. Its curve has `num_points` points, evenly
     spaced, after `num_early` more as in `part_of_budget`.
     The steps up to the first point are never compiled, so that nothing short waits for a compiler; those after it
     are as `compiling` says: "auto" where there are enough of them to win the time back.
@@ -53,6 +55,7 @@ class Plan:
     compiling: Compiling = "auto"
     num_early: int = 0
     initial: Tree | None = None
+    estimator: Estimator | None = None
 
     @property
     def distribution(self) -> TaskDistribution:
@@ -63,7 +66,11 @@ class Plan:
     @property
     def steps_per_meta_step(self) -> int:
         """Inner steps that one meta-step spends; both halves of antithetic pairs count."""
-        return ESTIMATORS[self.settings.estimator].inner_steps(self.settings)
+        return self.chosen_estimator.inner_steps(self.settings)
+
+    @property
+    def chosen_estimator(self) -> Estimator:
+        return self.estimator or ESTIMATORS[self.settings.estimator]
 
     @property
     def num_meta_steps(self) -> int:

@@ -30,10 +30,16 @@ class Steps:
         """Whether steps are compiled, or will be when they are first made."""
         return self._kernels is not None and not self._kernels.has_failed
 
-    def step(self, weights: Tree, trainings: Trainings, batch: Tree) -> tuple[Tensor, Trainings]:
-        """The losses `[n]` before an inner step, and the trainings after it."""
+    @property
+    def plain(self) -> "Steps":
+        """The same steps uncompiled, through which all derivatives can be had."""
+        return Steps(self.optimizer, self.family) if self.is_compiled else self
+
+    def step(self, weights: Tree, trainings: Trainings, batch: Tree,
+             gradients: Gradients = "none") -> tuple[Tensor, Trainings]:
+        """The losses `[n]` before an inner step, and the trainings after it; `gradients` as in `inner.step`."""
         losses, params, state = self._call(
-            "none", trainings, self._stepped("none"), *_arguments(weights, trainings, batch))
+            gradients, trainings, self._stepped(gradients), *_arguments(weights, trainings, batch))
         return losses, replace(trainings, params=params, state=state, step=trainings.step + 1)
 
     def step_back(self, gradients: Gradients, before: tuple[Tree, Trainings, Tree],

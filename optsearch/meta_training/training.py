@@ -9,7 +9,6 @@ import torch
 
 from optsearch import trees
 from optsearch.meta_training import inner
-from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.meta_training.meta_losses import MetaLosses
 from optsearch.meta_training.outcome import Outcome
 from optsearch.meta_training.plan import Plan, Snapshot
@@ -88,15 +87,15 @@ class _Run:
     def start(self) -> Snapshot:
         device = next(iter(self.distribution.families[0].data.inner.values())).device
         weights = trees.ravel(self.plan.first_weights()).to(device)
-        estimator = ESTIMATORS[self.plan.settings.estimator]
-        groups = tuple(estimator.start(self._problem(steps, 0), len(weights), generator(self.plan.seed, "start", index))
+        groups = tuple(self.plan.chosen_estimator.start(self._problem(steps, 0), len(weights),
+                                                        generator(self.plan.seed, "start", index))
                        for index, steps in enumerate(self.plain))
         return Snapshot(weights, self._optimizer.init(weights), groups, self.distribution.start(), 0, 0.0)
 
     @torch.no_grad()
     def meta_step(self, steps: Sequence[Steps], now: Snapshot, gathered: Gathered) -> Snapshot:
         plan, turn = self.plan, self.distribution.turn(now.turns)
-        found = ESTIMATORS[plan.settings.estimator].meta_gradient(
+        found = plan.chosen_estimator.meta_gradient(
             self._problem(steps[turn], now.meta_step), now.groups[turn], now.weights,
             generator(plan.seed, "meta_step", now.meta_step))
         gathered.add(turn, found)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optsearch.meta_training import inner
-from optsearch.meta_training.inner import Trainings
+from optsearch.meta_training.inner import Gradients, Trainings
 from optsearch.meta_training.meta_losses import MetaLosses
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.meta_training.steps import Steps
@@ -90,14 +90,15 @@ class Window:
                         if count % each == 0 and each * num_parameters <= PART_SIZE), default=1)
         return (slice(start, start + size) for start in range(0, count, size))
 
-    def unroll(self, trainings: Trainings, weights: Tree, batches: Batches, *, remembers: bool = False) -> Unroll:
-        """The steps of one part, with every place they came by where it `remembers`."""
+    def unroll(self, trainings: Trainings, weights: Tree, batches: Batches, *, remembers: bool = False,
+               gradients: Gradients = "none") -> Unroll:
+        """The steps of one part, with every place they came by where it `remembers`; `gradients` as in `inner.step`."""
         settings, steps = self.problem.settings, self.problem.steps
         losses, progress, visited = [], [], []
         for index in range(self.num_steps):
             if remembers:
                 visited.append(trainings)
-            loss, trainings = steps.step(weights, trainings, batches.inner(index))
+            loss, trainings = steps.step(weights, trainings, batches.inner(index), gradients)
             if self.is_measured(index):
                 losses.append(steps.losses(trainings, batches.meta(index))
                               if settings.meta_loss == "validation" else loss)

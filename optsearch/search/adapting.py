@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from optsearch import evaluation, progress
+from optsearch.adaptation import FewShot
 from optsearch.evaluation import Opponent
 from optsearch.export import Artifact
 from optsearch.meta_training import MetaTraining
@@ -40,12 +41,14 @@ class Adapting:
     """The artifact at `path` is meta-trained on `tasks` for `budget` more inner steps, as it was meta-trained before.
 
     Of what it was meta-trained with, `changes` says what is to be different: names and values of `MetaTraining`'s.
+    With `few_shot` it becomes a start for later adaptations.
     """
 
     path: Path
     tasks: Sequence[str]
     budget: int
     changes: dict[str, Any]
+    few_shot: FewShot | None = None
     seed: int = 0
 
     def job(self, artifact: Artifact) -> Job:
@@ -53,7 +56,8 @@ class Adapting:
         settings = MetaTraining.from_config(artifact.provenance.get("meta_training", {}) | self.changes)
         return Job(design=artifact.design.to_config(), settings=asdict(settings), tasks=list(self.tasks), weights=[],
                    sampling="uniform", selected_on=list(self.tasks), budget=self.budget, num_points=NUM_POINTS,
-                   num_early=0, seed=self.seed, opponents=[], folder="", provenance={"horizon": settings.horizon})
+                   num_early=0, seed=self.seed, opponents=[], folder="", provenance={"horizon": settings.horizon},
+                   few_shot=self.few_shot.to_config() if self.few_shot else {})
 
 
 def adapt(store: Store, asked: Adapting, device: str = "cpu", *, quiet: bool = False) -> Adapted:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import torch
 
 import optsearch
 from optsearch import evaluation, pictures
-from optsearch.adaptation import inherit
+from optsearch.adaptation import AdaptedEstimator, FewShot, inherit
 from optsearch.evaluation import Opponent
 from optsearch.export import Artifact
 from optsearch.meta_training import Checkpoints, MetaTraining, Outcome, Plan, Point, meta_train
@@ -38,7 +38,8 @@ class Job:
     `seed` is the same for a trial and its retries, and so is `folder`, where checkpoints and files are kept.
     `opponents` are the tuned baseline's final losses, a list a family of `selected_on`. `initial` is an artifact whose
     weights it begins with, as far as they fit, or nothing: its name among the study's files until the job is `placed`.
-    `provenance` goes into the artifact.
+    `few_shot` says which kind of start is learned, as `FewShot` does; weights that are good as they are where it is
+    empty. `provenance` goes into the artifact.
     """
 
     design: dict[str, dict[str, Any]]
@@ -55,6 +56,7 @@ class Job:
     opponents: list[list[float]]
     provenance: dict[str, Any]
     initial: str = ""
+    few_shot: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 
     def placed(self, places: Places, folder: Path) -> Self:
@@ -71,10 +73,10 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """The same for two jobs exactly when one may go on from the other's checkpoint."""
-        asked = {name: value for name, value in self.to_config().items()
-                 if name not in ("folder", "provenance", "initial")}
-        if self.initial:
-            asked["initial"] = Path(self.initial).name
+        asked = replace(self, initial=Path(self.initial).name).to_config()
+        # What is left out says the same as before there was such a thing.
+        asked = {name: value for name, value in asked.items()
+                 if name not in ("folder", "provenance") and (value or name not in ("initial", "few_shot"))}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,8 +112,11 @@ def train(config: dict[str, Any], channel: Channel) -> dict[str, Any]:
 def _plan(job: Job) -> Plan:
     found = distribution(job.tasks, job.weights, job.sampling)
     found = replace(found, families=tuple(family.on(job.device) for family in found.families))
-    return Plan(LearnedOptimizer.from_config(job.design), found, MetaTraining.from_config(job.settings),
+    plan = Plan(LearnedOptimizer.from_config(job.design), found, MetaTraining.from_config(job.settings),
                 job.budget, job.num_points, job.seed, num_early=job.num_early)
+    if not job.few_shot:
+        return plan
+    return replace(plan, estimator=AdaptedEstimator(plan.chosen_estimator, FewShot(**job.few_shot)))
 
 
 def _begun(job: Job, plan: Plan) -> tuple[Job, Plan]:
@@ -146,6 +151,7 @@ def _write_files(job: Job, design: LearnedOptimizer, weights: dict[str, torch.Te
     provenance = job.provenance | {
         "outcome": outcome.name, "value": last["value"], "inner_steps": last["inner_steps"],
         "meta_training": job.settings, "tasks": job.tasks, "weights": job.weights, "seed": job.seed,
+        **({"few_shot": job.few_shot} if job.few_shot else {}),
         "versions": {"optsearch": optsearch.__version__, "torch": torch.__version__,
                      "python": platform.python_version()}}
     Artifact(design, weights, provenance).save(paths[0])
