@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from optsearch.errors import OptsearchError
 
 if TYPE_CHECKING:
+    from optsearch.adaptation import OnlineOptimizer
     from optsearch.export import load
 
 __version__ = "0.1.0"
-__all__ = ["OptsearchError", "__version__", "load"]
+__all__ = ["OnlineOptimizer", "OptsearchError", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from optsearch.export import load
 
         return load
+    if name == "OnlineOptimizer":
+        from optsearch.adaptation import OnlineOptimizer
+
+        return OnlineOptimizer
     raise AttributeError(f"module 'optsearch' has no attribute {name!r}")

@@ -2,5 +2,6 @@
 
 from optsearch.adaptation.few_shot import AdaptedEstimator, FewShot
 from optsearch.adaptation.inheritance import Inherited, inherit
+from optsearch.adaptation.online import OnlineOptimizer
 
-__all__ = ["AdaptedEstimator", "FewShot", "Inherited", "inherit"]
+__all__ = ["AdaptedEstimator", "FewShot", "Inherited", "OnlineOptimizer", "inherit"]

@@ -141,7 +141,15 @@ class LearnedTorchOptimizer(Optimizer):
                                                   strict=True):
                 self.state[param] = part
                 # Computed in the wider of the two types: float64 params keep their precision.
-                param.add_(update, alpha=float(group["lr"]))
+                param.add_(update, alpha=self._factor(group))
+                self._moved(param, update)
+
+    def _factor(self, group: Group) -> float:
+        """What the learned step is multiplied with."""
+        return float(group["lr"])
+
+    def _moved(self, param: Tensor, update: Tensor) -> None:
+        """Told of every param's learned step once it was taken."""
 
     def _update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
         layout = Layout.of(observation.params)
