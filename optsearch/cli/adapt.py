@@ -57,7 +57,9 @@ def adapt(file: Annotated[Path, typer.Argument(help="A file made by `optsearch e
     found = run(Store.at(storage), asked, device, quiet=quiet or as_json)
     found.artifact.save(output)
     steps = found.artifact.provenance["inner_steps"]
+    worse = [f"that is no better than before: keep {file}, or try a larger --budget or a smaller --meta-lr"]
     emit({"path": str(output)} | found.to_config(), as_json, [
         f"{output}: loss {exp(found.after):.3f} x tuned AdamW's after {steps:,} inner steps, {exp(found.before):.3f} x "
         f"before (values {found.after:.4f} and {found.before:.4f})",
+        *(worse if found.after >= found.before and few_shot is None else []),
         f"compare on fresh seeds: optsearch evaluate {output} {' '.join(f'--task {name}' for name in tasks)}"])

@@ -59,3 +59,25 @@ def designs(names: Annotated[list[str] | None, typer.Argument(help="Designs; by 
     for table in bench.contest_tables(rows):
         lines += [table.title, table.note, "", *columns([table.header, *table.rows]), ""]
     emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
+
+
+@benches.command("online")
+def online(file: Annotated[Path | None, typer.Argument(help="A learned optimizer; by default one is learned.")] = None,
+           seeds: Annotated[int, typer.Option(min=2, help="Trainings of each.")] = 8,
+           output: Annotated[Path, typer.Option(help="A folder for online.md.")] = Path("reports"),
+           workers: WorkersOption = 2, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Hold online adaptation against the frozen optimizer, on problems that change and one that doesn't.
+
+    Example: optsearch bench online best.safetensors
+    """
+    run_as_workers_do()
+    from optsearch.bench import online as bench
+
+    quiet = quiet or as_json
+    path = file or output / "online.safetensors"
+    if file is None:
+        bench.meta_trained(path, quiet=quiet)
+    rows = bench.measure(path, seeds, workers, quiet=quiet)
+    written = bench.write(rows, output)
+    lines = [line for table in bench.tables(rows) for line in table.plain()]
+    emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
