@@ -48,7 +48,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stream = torch.Generator().manual_seed(0)
     weights = {name: leaf + 0.1 * torch.randn(leaf.shape, generator=stream)
                for name, leaf in design.init_weights(stream).items()}
-    provenance = {"study": "old", "trial": 3, "tasks": ["digits_mlp"], "meta_training": SETTINGS}
+    provenance = {"study": "old", "trial": 3, "tasks": ["digits_mlp"], "meta_training": SETTINGS,
+                  "families": {"tasks": ["spectra/uniform"], "validation": []}}
     Artifact(design, weights, provenance).save(Path("old.safetensors"))
     return tmp_path
 
@@ -77,7 +78,10 @@ def test_adapt_lowers_the_loss_and_says_where_it_comes_from(home: Path) -> None:
     assert found["inner_steps"] == 8000
     source = Artifact.load(Path("mine.safetensors")).provenance
     assert source["initial"] == {"study": "old", "trial": 3, "tasks": ["digits_mlp"],
+                                 "families": {"tasks": ["spectra/uniform"], "validation": []},
                                  "inherited": "all weights taken over"}
+    shown = call("designs", "show", "mine.safetensors")
+    assert "adapted to quadratics from trial 3 of old" in shown.stdout
     assert source["tasks"] == ["quadratics"]
     assert source["meta_training"]["horizon"] == SETTINGS["horizon"]
     assert not list(Path("studies").rglob("checkpoints"))

@@ -125,6 +125,8 @@ def test_families_seen_in_meta_training_are_marked(tmp_path: Path) -> None:
     headline = evaluate_file(asked, quiet=True)
     assert headline.seen == {"digits_mlp/64"}
     assert any("1 of 2 families were seen in meta-training" in line for line in in_words(headline))
+    adapted = replace(artifact, provenance={"initial": {"initial": known}, "families": {"tasks": ["quadratics"]}})
+    assert replace(headline, artifact=adapted).seen == {"digits_mlp/64", "quadratics"}
     written = yardstick.write(headline, tmp_path, "optsearch evaluate")
     text = written[1].read_text()
     assert "| digits_mlp/64 (seen) |" in text

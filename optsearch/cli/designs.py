@@ -98,7 +98,10 @@ def _found(name: str) -> "tuple[LearnedOptimizer, str]":
 
     artifact = Artifact.load(Path(name))
     source = artifact.provenance
-    return artifact.design, f"trial {source['trial']} of {source['study']}" if "trial" in source else "exported"
+    adapted = "" if "trial" in source or "initial" not in source else f"adapted to {', '.join(source['tasks'])} from "
+    source = source["initial"] if adapted else source
+    return artifact.design, adapted + (f"trial {source['trial']} of {source['study']}" if "trial" in source
+                                       else "another one" if adapted else "exported")
 
 
 def _costs(costs: "Costs") -> dict[str, Any]:

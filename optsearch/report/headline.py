@@ -35,9 +35,16 @@ class Headline:
 
     @property
     def seen(self) -> set[str]:
-        """Families at the main horizon that it was meta-trained or selected on, as far as is known."""
-        families = self.artifact.provenance.get("families", {})
-        known = {*families.get("tasks", []), *families.get("validation", [])}
+        """Families at the main horizon that it was meta-trained or selected on, as far as is known.
+
+        Those of what it began with count, too.
+        """
+        known: set[str] = set()
+        source: dict[str, Any] | None = self.artifact.provenance
+        while source is not None:
+            families = source.get("families", {})
+            known |= {*families.get("tasks", []), *families.get("validation", [])}
+            source = source.get("initial")
         return known & {result.family for result in self.main}
 
     @property

@@ -56,7 +56,9 @@ class Adapting:
         settings = MetaTraining.from_config(artifact.provenance.get("meta_training", {}) | self.changes)
         return Job(design=artifact.design.to_config(), settings=asdict(settings), tasks=list(self.tasks), weights=[],
                    sampling="uniform", selected_on=list(self.tasks), budget=self.budget, num_points=NUM_POINTS,
-                   num_early=0, seed=self.seed, opponents=[], folder="", provenance={"horizon": settings.horizon},
+                   num_early=0, seed=self.seed, opponents=[], folder="", provenance={
+                       "horizon": settings.horizon,
+                       "families": {"tasks": [family.name for family in families_of(self.tasks)], "validation": []}},
                    few_shot=self.few_shot.to_config() if self.few_shot else {})
 
 

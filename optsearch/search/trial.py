@@ -27,7 +27,7 @@ WEIGHTS, CURVE, PICTURE = "weights.safetensors", "curve.csv", "curve.png"
 # In a row of the curve: how the meta-training ended there, empty where it did not.
 OUTCOME = "outcome"
 # What an artifact says of the one that it began with.
-ORIGIN = ("study", "trial", "tasks", "value", "inner_steps", "initial")
+ORIGIN = ("study", "trial", "tasks", "families", "value", "inner_steps", "initial")
 CurveRow = dict[str, Any]
 
 
