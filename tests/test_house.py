@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "meta_training": {"tasks", "optimizers"},
     "export": {"optimizers"},
     "adaptation": {"tasks", "optimizers", "meta_training", "export"},
-    "bench": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search"},
+    "bench": {"tasks", "optimizers", "meta_training", "adaptation", "export", "evaluation", "search"},
     "evaluation": {"tasks", "optimizers", "meta_training"},
     "search": {"tasks", "optimizers", "meta_training", "adaptation", "export", "evaluation"},
     "report": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search"},
