@@ -276,8 +276,8 @@ def test_configs_are_paused_and_continued_and_no_finished_trial_changes(tmp_path
 
 
 def test_killed_training_loses_no_unit_and_repeats_none(tmp_path):
-    # The second config is trained to its end, all begin with a unit.
-    places = ((1, 2), (1, 4), (1, 8), (0, 1), (2, 1), (3, 1))
+    # All begin with a unit and some are trained to their end; which ones depends on when those that were killed go on.
+    places = (("any", 2), ("any", 4), ("any", 8), (0, 1), (2, 1), (3, 1))
     kills = [f"{config} {unit} {phase}" for (config, unit), phase in zip(places, 2 * PHASES, strict=True)]
     units = Units(tmp_path, kills=tuple(kills))
     events = run(units, 6)

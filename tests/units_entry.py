@@ -4,13 +4,17 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PHASES = ("before it is stored", "before it is reported", "after it is reported")
 
 
 def train(job, channel):
-    """Sends a point a unit; `kills` names phases of units, as "order unit phase", that are fatal once each."""
+    """Sends a point a unit; `kills` names phases of units, as "order unit phase", that are fatal once each.
+
+    "any" is the order of whichever comes there first.
+    """
     checkpoint = Path(job["checkpoint"])
     values = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
     for unit, value in enumerate(values, 1):
@@ -39,11 +43,14 @@ def value_after(x, unit):
 
 
 def perhaps_die(job, unit, phase):
-    name = f"{job['order']} {unit} {phase}"
-    mark = Path(job["checkpoint"]).parent / f"killed {name}"
-    if name in job["kills"] and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    for order in (job["order"], "any"):
+        name = f"{order} {unit} {phase}"
+        mark = Path(job["checkpoint"]).parent / f"killed {name}"
+        if name in job["kills"] and not mark.exists():
+            with suppress(FileExistsError):
+                # Two that come there at once don't both die of it.
+                mark.touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def log(job, line):
