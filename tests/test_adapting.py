@@ -12,7 +12,7 @@ import pytest
 import torch
 from command_line import call
 
-from optsearch.errors import DesignError
+from optsearch.errors import DesignError, FileError
 from optsearch.export import Artifact
 from optsearch.meta_training import MetaTraining, Plan, meta_train
 from optsearch.optimizers import MLP, LearnedOptimizer
@@ -96,7 +96,7 @@ def test_adapt_lowers_the_loss_and_says_where_it_comes_from(home: Path) -> None:
 def test_an_interrupted_adaptation_goes_on_to_the_same_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Adapting(path=Path("old.safetensors"), tasks=("quadratics",), budget=1600, changes={})
     store = Store.at("sqlite:///adapting.db")
-    whole = adapt(store, asked, quiet=True)
+    whole = adapt(store, asked, Path("whole.safetensors"), quiet=True)
 
     class Interrupted(Exception):
         pass
@@ -114,9 +114,14 @@ def test_an_interrupted_adaptation_goes_on_to_the_same_weights(home: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Run, "__iter__", three)
         with suppress(Interrupted):
-            adapt(store, asked, quiet=True)
+            adapt(store, asked, Path("resumed.safetensors"), quiet=True)
     assert seen == [1, 2, 3]
-    resumed = adapt(store, asked, quiet=True)
+    # Neither does it begin anew where the file can't be written.
+    Path("taken").mkdir()
+    with pytest.raises(FileError, match="taken"):
+        adapt(store, asked, Path("taken"), quiet=True)
+    assert list(store.places.root.rglob("checkpoints/*.safetensors"))
+    resumed = adapt(store, asked, Path("resumed.safetensors"), quiet=True)
     assert resumed.after == whole.after
     for name, leaf in whole.artifact.weights.items():
         assert torch.equal(leaf, resumed.artifact.weights[name])

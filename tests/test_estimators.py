@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+from parabola import LinearOptimizer, parabola
 from torch import Tensor
 
 from optsearch import trees
@@ -15,7 +16,6 @@ from optsearch.meta_training.settings import EstimatorName
 from optsearch.meta_training.steps import Steps
 from optsearch.meta_training.windows import Problem, Window, fresh_trainings
 from optsearch.optimizers import LSTM, MLP, Features, LearnedOptimizer, NoMixing, OutputRMS, named_design
-from optsearch.optimizers.optimizer import Observation
 from optsearch.seeds import generator
 from optsearch.tasks import Data, TaskFamily, families
 from optsearch.trees import Tree
@@ -26,36 +26,6 @@ SETTINGS = MetaTraining(horizon=40, num_tasks=2, truncation=10, num_meta_losses=
 
 def test_the_settings_name_every_estimator() -> None:
     assert set(get_args(EstimatorName)) == set(ESTIMATORS)
-
-
-@dataclass(frozen=True)
-class LinearOptimizer:
-    """Steps of minus weight · gradient: its inner trainings have a closed form."""
-
-    def init(self, params: Tree, batch_dims: int = 0) -> Tree:
-        return {"step": torch.zeros(len(params["x"]), 1)}
-
-    def update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
-        return {"x": -weights["rate"] * observation.gradients["x"]}, state
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parabola(TaskFamily):
-    """x²/2 from x = 1: after t steps at rate r, x is (1 - r)^t."""
-
-    def sample(self, generator: torch.Generator) -> Tree:
-        return {}
-
-    def init(self, generator: torch.Generator, task: Tree) -> Tree:
-        return {"x": torch.ones(1)}
-
-    def loss(self, params: Tree, batch: Tree) -> Tensor:
-        return params["x"].square().sum() / 2 + 0 * batch["nothing"].sum()
-
-
-def parabola() -> Parabola:
-    rows = {"nothing": torch.zeros(4)}
-    return Parabola(name="parabola", domain="synthetic", loss_cap=10.0, batch_size=1, data=Data(rows, rows, rows))
 
 
 NUM_REPEATS = 20

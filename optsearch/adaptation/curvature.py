@@ -16,15 +16,24 @@ from optsearch.trees import Tree
 STEP = 1e-2
 
 
+def num_unrolls(estimator: Estimator) -> int:
+    """How often `hessian_vector` makes the inner steps of a meta-gradient again."""
+    return 1 if _is_exact(estimator) else 2
+
+
+def _is_exact(estimator: Estimator) -> bool:
+    return isinstance(estimator, Backprop) and estimator.gradients == "second_order"
+
+
 def hessian_vector(estimator: Estimator, problem: Problem, state: Tree, weights: Tensor, vector: Tensor,
                    seed: int) -> Tensor:
     """The meta-loss's second derivative at `weights` times `vector`, both `[num_weights]`.
 
     `state` and `seed` are those of a meta-gradient: the same trainings see the same batches and perturbations again.
     Exact for backprop; for estimators that only see losses the difference of two meta-gradients, which agrees to the
-    second order of `STEP`. Costs about two meta-gradients.
+    second order of `STEP`.
     """
-    if isinstance(estimator, Backprop) and estimator.gradients == "second_order":
+    if _is_exact(estimator):
         return _exact(problem, state, weights, vector, seed)
     length = float(vector.norm())
     if length == 0:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from optsearch.adaptation.curvature import hessian_vector
+from optsearch.adaptation.curvature import hessian_vector, num_unrolls
 from optsearch.errors import UsageError
 from optsearch.meta_training.estimate import Estimate, Estimator
 from optsearch.meta_training.settings import MetaTraining
@@ -15,6 +15,7 @@ from optsearch.meta_training.windows import Problem
 from optsearch.trees import Shapes, Tree
 
 MethodName = Literal["maml", "first_order_maml", "anil", "reptile"]
+SECOND_ORDER = ("maml", "anil")
 # The last maps to what a step is made of, of rule and controller: the only ones that ANIL adapts.
 READOUTS = ("rule.output.", "controls.output.")
 
@@ -64,8 +65,11 @@ class AdaptedEstimator:
     few_shot: FewShot
 
     def inner_steps(self, settings: MetaTraining) -> int:
-        """Second derivatives cost time, but no inner steps of new trainings; they count as none."""
-        return (self.few_shot.num_steps + (self.few_shot.method != "reptile")) * self.estimator.inner_steps(settings)
+        """What a curvature unrolls again counts, too."""
+        count = self.few_shot.num_steps
+        looks = 0 if self.few_shot.method == "reptile" else 1
+        again = count * num_unrolls(self.estimator) if self.few_shot.method in SECOND_ORDER else 0
+        return (count + looks + again) * self.estimator.inner_steps(settings)
 
     def start(self, problem: Problem, num_weights: int, generator: torch.Generator) -> Tree:
         return self.estimator.start(problem, num_weights, generator)
@@ -84,7 +88,7 @@ class AdaptedEstimator:
             return replace(found, gradient=weights - now.weights)
         found = self._found(problem, now)
         gradient = found.gradient
-        if method in ("maml", "anil"):
+        if method in SECOND_ORDER:
             for each in reversed(path):
                 gradient = gradient - self.few_shot.learning_rate * hessian_vector(
                     self.estimator, problem, each.state, each.weights, mask * gradient, each.seed)

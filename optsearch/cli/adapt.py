@@ -54,8 +54,7 @@ def adapt(file: Annotated[Path, typer.Argument(help="A file made by `optsearch e
                                if value is not None}
     asked = Adapting(path=file, tasks=tasks, budget=count(budget), changes=changes, seed=seed,
                      few_shot=FewShot(few_shot) if few_shot else None)  # type: ignore[arg-type]
-    found = run(Store.at(storage), asked, device, quiet=quiet or as_json)
-    found.artifact.save(output)
+    found = run(Store.at(storage), asked, output, device, quiet=quiet or as_json)
     steps = found.artifact.provenance["inner_steps"]
     worse = [f"that is no better than before: keep {file}, or try a larger --budget or a smaller --meta-lr"]
     emit({"path": str(output)} | found.to_config(), as_json, [

@@ -62,8 +62,11 @@ class Adapting:
                    few_shot=self.few_shot.to_config() if self.few_shot else {})
 
 
-def adapt(store: Store, asked: Adapting, device: str = "cpu", *, quiet: bool = False) -> Adapted:
-    """Run it in a process of its own; after an interruption the same goes on from its last checkpoint."""
+def adapt(store: Store, asked: Adapting, output: Path, device: str = "cpu", *, quiet: bool = False) -> Adapted:
+    """Run it in a process of its own, and leave the artifact at `output`.
+
+    After an interruption, or where that can't be written, the same goes on from its last checkpoint.
+    """
     check_devices([device])
     artifact, records = Artifact.load(asked.path), store.records
     asked = replace(asked, tasks=tuple(dict.fromkeys(map(own_files.resolved, asked.tasks))))
@@ -76,6 +79,7 @@ def adapt(store: Store, asked: Adapting, device: str = "cpu", *, quiet: bool = F
     folder = store.places.root / "running" / f"adapt-{job.fingerprint[:16]}"
     result = _trained(job.placed(store.places, folder), device, quiet=quiet)
     found = Artifact.load(Path(result["files"][0]))
+    found.save(output)
     store.places.delete(folder)
     return Adapted(found, before, result["value"])
 
