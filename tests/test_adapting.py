@@ -15,7 +15,7 @@ from command_line import call
 from optsearch.errors import DesignError, FileError
 from optsearch.export import Artifact
 from optsearch.meta_training import MetaTraining, Plan, meta_train
-from optsearch.optimizers import MLP, LearnedOptimizer
+from optsearch.optimizers import MLP, Features, LearnedOptimizer
 from optsearch.search.adapting import Adapting, adapt
 from optsearch.search.processes import Run
 from optsearch.search.study import Store
@@ -44,7 +44,7 @@ num_tasks = 2
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
-    design = LearnedOptimizer(rule=MLP(hidden_size=4))
+    design = LearnedOptimizer(features=Features(groups=("compact",)), rule=MLP(hidden_size=4))
     stream = torch.Generator().manual_seed(0)
     weights = {name: leaf + 0.1 * torch.randn(leaf.shape, generator=stream)
                for name, leaf in design.init_weights(stream).items()}
@@ -171,7 +171,11 @@ def test_trials_of_a_study_begin_with_the_artifact_as_far_as_it_fits(home: Path)
     ran = call("study", "run", "new", "--trials", "2", "--quiet")
     assert ran.returncode == 0, ran.stderr
     store = Store.at()
-    for trial in store.load("new").get_trials():
+    first, second = store.load("new").get_trials()
+    # The artifact's own design comes first, and all of it fits.
+    assert first.params == {"features.groups": "compact", "rule.mlp.hidden_size": 4}
+    assert second.params != first.params
+    for trial in (first, second):
         found = Artifact.load(store.places.artifacts / trial.user_attrs["artifacts"]["weights.safetensors"])
         source = found.provenance["initial"]
         assert source["trial"] == 3

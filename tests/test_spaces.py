@@ -1,6 +1,7 @@
 """Search spaces: TOML rows become Optuna distributions, and every mistake is named before a trial runs."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from optsearch.errors import SpaceError, StudyError
 from optsearch.meta_training import MetaTraining
-from optsearch.optimizers import LSTM, MLP, LearnedOptimizer, Observation
+from optsearch.optimizers import LSTM, MLP, History, LearnedOptimizer, Observation
 from optsearch.optimizers.mixings import Residual
 from optsearch.optimizers.optimizer import PARTS
 from optsearch.search import resources
@@ -134,6 +135,10 @@ def recorded(asked: dict[str, Any]) -> Suggest:
     return suggest
 
 
+def _answered(point: dict[str, Any], name: str, _: BaseDistribution) -> Any:
+    return point[name]
+
+
 @pytest.mark.parametrize("name", resources.names(resources.SPACES))
 def test_every_shipped_space_gives_designs(name: str) -> None:
     space, draw = load_space(name), random_suggest(seed=1)
@@ -148,6 +153,18 @@ def test_every_shipped_space_gives_designs(name: str) -> None:
         assert LearnedOptimizer.from_config(design.to_config()) == design
         assert replace(settings, horizon=space.longest_truncation)
         assert design.init_weights(torch.Generator().manual_seed(0))
+        known = space.point_of(design, settings)
+        assert known is not None
+        assert space.suggest(partial(_answered, known)) == (design, settings)
+
+
+def test_a_design_that_a_space_does_not_have_is_no_point_of_it() -> None:
+    space = load_space("adamw_mlp")
+    design, settings = space.suggest(DRAW)
+    assert space.point_of(replace(design, controller=History()), settings) is None
+    point = space.point_of(design, replace(settings, meta_lr=1e9))
+    assert point is not None
+    assert point["meta_training.meta_lr"] == max(extremes(space.row("meta_training.meta_lr")))
 
 
 @pytest.mark.parametrize("name", resources.names(resources.SPACES))

@@ -7,9 +7,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
+from optsearch.errors import DesignError
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.optimizers.optimizer import PARTS, LearnedOptimizer
-from optsearch.search.rows import Leaf, Row, Suggest, choose, extremes, leaves, may_be_something
+from optsearch.search.rows import Leaf, Row, Suggest, choose, extremes, leaves, may_be_something, nearest
 
 META_TRAINING = "meta_training"
 # The order of asking: a part comes after those that it needs.
@@ -74,6 +75,22 @@ class Space:
         settings.pop("kind", None)
         return LearnedOptimizer.from_config(with_tuples(config)), MetaTraining.from_config(settings)
 
+    def point_of(self, design: LearnedOptimizer, settings: MetaTraining) -> dict[str, Any] | None:
+        """The values of the rows that give this design, with settings as near as rows allow; None where none do."""
+        config: dict[str, Any] = design.to_config() | {META_TRAINING: settings.__dict__}
+        point: dict[str, Any] = {}
+
+        def answer(name: str, distribution: BaseDistribution) -> Any:
+            slot, _, row = name.partition(".")
+            point[name] = nearest(_value(row, config[slot]), distribution)
+            return point[name]
+
+        try:
+            found, _ = self.suggest(answer)
+        except (DesignError, KeyError):
+            return None
+        return point if found.to_config() == design.to_config() else None
+
     def rows(self) -> Iterator[tuple[str, Leaf]]:
         """Every row with its dotted name."""
         for part in self.parts.values():
@@ -121,6 +138,18 @@ def _left(slot: str, config: Config) -> str | None:
     """The only kind that earlier choices leave, None where there are several."""
     kind, others = LEFT.get(slot, (None, ()))
     return kind if all(_is_nothing(other, config) for other in others) else None
+
+
+def _value(row: str, part: Mapping[str, Any]) -> Any:
+    """What the part of a design has in the row of this name."""
+    words = row.split(".")
+    if words[0] not in part:
+        # Parts of several kinds name theirs first.
+        words = words[1:]
+    value = part[words[0]]
+    if len(words) > 1:
+        return words[1] in value
+    return value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
 
 
 def is_tuple(field: "Field[Any]", of: str = "") -> bool:

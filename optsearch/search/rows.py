@@ -60,6 +60,14 @@ def choose(suggest: Suggest, name: str, row: Row) -> Any:
     return suggest(name, row) if isinstance(row, BaseDistribution) else row
 
 
+def nearest(value: Any, distribution: BaseDistribution) -> Any:
+    """The value itself where it may be chosen, else the nearest number or the first choice."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value if value in distribution.choices else distribution.choices[0]
+    assert isinstance(distribution, (IntDistribution, FloatDistribution))
+    return min(max(value, distribution.low), distribution.high)
+
+
 def leaves(name: str, row: Row) -> Iterator[tuple[str, Leaf]]:
     """The row by its dotted name; of switches, every one."""
     if isinstance(row, Switches):

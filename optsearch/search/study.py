@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optsearch.errors import FileError, StudyError, UsageError
 from optsearch.export import Artifact
+from optsearch.meta_training import MetaTraining
 from optsearch.search import workers
 from optsearch.search.configs import ended_chains, num_spent, paused_chains
 from optsearch.search.definition import StudyDefinition
@@ -57,7 +58,8 @@ class Store:
     def create(self, name: str, definition: StudyDefinition) -> optuna.Study:
         """Raises `StudyError` when there is one of that name, or none of a name that it is to learn from.
 
-        Of the artifact that trials begin with, a file, the study keeps a copy.
+        Of the artifact that trials begin with, a file, the study keeps a copy; the first trial has its design, where
+        the space has that.
         """
         storage = open_storage(self.url)
         for previous in definition.previous:
@@ -76,7 +78,17 @@ class Store:
             self.places.delete(self.places.study_folder(study._study_id))
             study.set_metric_names(list(definition.metrics))
             definition.write(study)
+            if definition.initial:
+                self._enqueue(study, definition)
         return study
+
+    def _enqueue(self, study: optuna.Study, definition: StudyDefinition) -> None:
+        """Let the design that trials begin with be the first."""
+        artifact = Artifact.load(self.places.initial(definition.initial))
+        settings = MetaTraining.from_config(artifact.provenance.get("meta_training", {}))
+        point = definition.parsed_space().point_of(artifact.design, settings)
+        if point is not None:
+            study.enqueue_trial(point)
 
     def load(self, name: str) -> optuna.Study:
         """Raises `StudyError` with the names that exist."""
