@@ -19,6 +19,7 @@ LEARNED_COLOUR = "#d1495b"
 FURTHER_COLOURS = (LEARNED_COLOUR, "#00798c", "#edae49", "#7a5195", "#888888")
 PROFILE_COLOURS = (LEARNED_COLOUR, "#333333", "#00798c", "#edae49", "#7a5195", "#8ab17d", "#e76f51", "#577590",
                    "#b5838d", "#9a9a9a")
+POINT_COLOURS = (LEARNED_COLOUR, *PROFILE_COLOURS[2:])
 # Face and edge of boxes, by what they are; others are grey.
 BOX_COLOURS = {"per parameter": ("#d6eaf0", "#00798c"), "per tensor": ("#fbe5c0", "#c98a1b"),
                "hand-made": ("#e3e3e3", "#777777"), "schedule": ("#eadff0", "#7a5195")}
@@ -255,5 +256,34 @@ def races(path: Path, budgets: Sequence[float], bands: Mapping[str, Sequence[Seq
     regret.set_yscale("log")
     rank.invert_yaxis()
     regret.legend(frameon=False, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=130)
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """One way to colour points: the class of each, `indices` into `names`."""
+
+    title: str
+    names: Sequence[str]
+    indices: Sequence[int]
+
+
+def clouds(path: Path, points: Curve, axes: tuple[str, str], colourings: Sequence[Colouring]) -> None:
+    """The same points in panels side by side, each coloured by something else; legends stand below.
+
+    `axes` are the labels of the horizontal and the vertical one. What is drawn first may be hidden: shuffle the points.
+    """
+    from matplotlib.lines import Line2D
+
+    drawn, panels = figure(width=4.2, height=4.6, columns=len(colourings))
+    for axis, colouring in zip(panels, colourings, strict=True):
+        axis.scatter(*points, c=[POINT_COLOURS[index % len(POINT_COLOURS)] for index in colouring.indices],
+                     s=6, alpha=0.5, linewidths=0)
+        axis.set(title=colouring.title, xlabel=axes[0], ylabel=axes[1] if axis is panels[0] else "")
+        handles = [Line2D([], [], color=colour, marker="o", linestyle="", markersize=5, label=name)
+                   for name, colour in zip(colouring.names, cycle(POINT_COLOURS), strict=False)]
+        axis.legend(handles=handles, frameon=False, fontsize="small", ncols=3, loc="upper center",
+                    bbox_to_anchor=(0.5, -0.16), handletextpad=0.1, columnspacing=1.0)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, dpi=130)

@@ -9,6 +9,7 @@ import typer
 from optsearch.cli.adapt import adapt
 from optsearch.cli.bench import benches
 from optsearch.cli.designs import designs
+from optsearch.cli.embeddings import embeddings
 from optsearch.cli.evaluate import evaluate
 from optsearch.cli.finalists import finalists
 from optsearch.cli.options import (
@@ -126,5 +127,6 @@ def spaces(as_json: JsonOption = False) -> None:
 studies.command()(finalists)
 app.command()(adapt)
 app.command()(evaluate)
+app.command()(embeddings)
 app.command()(tasks)
 app.command()(check)
