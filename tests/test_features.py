@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from optsearch.optimizers import FEATURE_GROUPS, GROUP_SETS, Features
-from optsearch.optimizers.features import PROGRESS_CENTRES, TIME_SCALES, Moment
+from optsearch.optimizers.feature_groups import PROGRESS_CENTRES, TIME_SCALES, Moment
 from optsearch.optimizers.inputs import SHARED
 from optsearch.optimizers.layout import Layout
 from optsearch.seeds import generator
@@ -15,8 +15,11 @@ NUM_OUTPUTS = 6
 
 
 def random_tree(*purpose):
-    return {name: torch.randn(shape, generator=generator(0, *purpose, name), dtype=torch.float64)
+    tree = {name: torch.randn(shape, generator=generator(0, *purpose, name), dtype=torch.float64)
             for name, shape in SHAPES.items()}
+    if purpose in (("gradient", 2), ("gradient", 3)):
+        tree["vector"][0] = tree["matrix"][1] = tree["kernel"][:, 1] = 0
+    return tree
 
 
 def moments(scale=1.0):
@@ -55,6 +58,7 @@ class NaiveFeatures:
         self.second = 0.0
         self.rows = [0.0] * len(features.factored_decays)
         self.columns = [0.0] * len(features.factored_decays)
+        self.seen = []
 
     def observe(self, gradient, params, step, progress):
         """`[num_inputs, *shape]`."""
@@ -87,15 +91,40 @@ class NaiveFeatures:
         lines = {"rows_and_columns": lambda line: line, "rsqrt_rows_and_columns": lambda line: (line + 1e-8)**-0.5}
         chosen = [change for name, change in lines.items() if name in features.names]
         values = [value for name in features.names for value in groups.get(name, [])]
-        values += [change(row) for change in chosen for row in self.rows]
-        values += [change(column) for change in chosen for column in self.columns]
-        values = [value.expand(gradient.shape) for value in values]
-        if features.normalize:
-            values = [value / torch.sqrt((value**2).mean() + features.normalize_eps) for value in values]
+        of_rows = [change(row) for change in chosen for row in self.rows]
+        of_columns = [change(column) for change in chosen for column in self.columns]
+        values, of_rows, of_columns = ([self._normalised(value.expand(gradient.shape)) for value in each]
+                                       for each in (values, of_rows, of_columns))
+        self.seen.append(gradient != 0)
+        use_of_rows, use_of_columns = self._line_use() if "line_use" in features.names else ([], [])
+        values += of_rows + use_of_rows + of_columns + use_of_columns
         shared = {"time": [math.tanh(step / scale - 1) for scale in TIME_SCALES],
                   "progress": [math.tanh(10 * (progress - centre)) for centre in PROGRESS_CENTRES]}
         values += [torch.full_like(gradient, value) for name in features.names for value in shared.get(name, [])]
         return torch.stack(values)
+
+    def _normalised(self, value):
+        if not self.features.normalize:
+            return value
+        return value / torch.sqrt((value**2).mean() + self.features.normalize_eps)
+
+    def _line_use(self):
+        """From all gradients since the beginning, line by line."""
+        shape = self.seen[0].shape
+        matrices = [seen.reshape(len(seen), -1) if len(shape) > 1 else seen.reshape(-1, 1) for seen in self.seen]
+        found = []
+        for dim in (1, 0 if len(shape) > 1 else 1):
+            used = torch.stack([matrix.any(dim) for matrix in matrices]).tolist()
+            shares, recent = [], []
+            for line in zip(*used, strict=True):
+                weights = [0.99**age for age in range(len(line))]
+                share = sum(weight for weight, was in zip(weights, line[::-1], strict=True) if was) / sum(weights)
+                shares.append(1 + math.log(share + 1e-3) / math.log(1e3))
+                since = [age for age, was in enumerate(line[::-1]) if was]
+                recent.append(1 / (1 + (since[0] if since else len(line))))
+            found.append([torch.tensor(each, dtype=torch.float64).unsqueeze(dim).expand(matrices[0].shape)
+                          .reshape(shape) for each in (shares, recent)])
+        return found
 
     def _average_lines(self, squared):
         if squared.dim() > 1:
@@ -221,3 +250,11 @@ def test_groups_and_sets_of_groups_can_be_mixed_and_count_once():
     features = Features(groups=("time", "lean", "momentum", "progress"))
     assert features.names == ("momentum", "normalised_momentum", "normalised_gradient", "time", "progress")
     assert features.num_inputs == 3 + 3 + 1 + 11 + 9
+
+
+def test_the_use_of_lines_is_kept_only_where_it_is_read():
+    """So that the state of designs without it stays what it was."""
+    layout, like = Layout.of(random_tree("params")), torch.zeros(3, 99)
+    without, having = (Features(groups=("gradient", *more)).init(layout, like) for more in ((), ("line_use",)))
+    assert set(having) - set(without) == {"row_use", "column_use"}
+    assert [tuple(having[name].shape) for name in ("row_use", "column_use")] == [(3, 2, 1 + 3 + 4 + 2), (3, 2, 5 + 27)]

@@ -10,7 +10,7 @@ import torch
 
 from optsearch.bench.timing import Contender
 from optsearch.bench.unrolls import Unroll
-from optsearch.optimizers.features import PARAMETER_GROUPS
+from optsearch.optimizers.feature_groups import PARAMETER_GROUPS
 from optsearch.tasks import TaskFamily
 from optsearch.trees import Tree
 

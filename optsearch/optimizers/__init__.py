@@ -5,7 +5,8 @@ from optsearch.optimizers.bases import BASES, SGDM, Lion, RMSprop
 from optsearch.optimizers.controllers import CONTROLLERS, History, NoController
 from optsearch.optimizers.costs import Costs, num_weights
 from optsearch.optimizers.designs import DESIGNS, named_design
-from optsearch.optimizers.features import FEATURE_GROUPS, GROUP_SETS, Features
+from optsearch.optimizers.feature_groups import FEATURE_GROUPS, GROUP_SETS
+from optsearch.optimizers.features import Features
 from optsearch.optimizers.gnn import GNN
 from optsearch.optimizers.graph import Structure
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, OutputRMS, ParameterRMS, Raw

@@ -1,133 +1,30 @@
-"""What a per-parameter rule sees: groups of features and the linear map that consumes them."""
+"""What a per-parameter rule sees: features over shared running averages, and the linear map that consumes them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from optsearch.optimizers import accumulators
+from optsearch.optimizers import accumulators, line_use
 from optsearch.optimizers.accumulators import Factored
+from optsearch.optimizers.feature_groups import (
+    ADAM_GROUPS,
+    DECAYS,
+    FACTORED_LINE_GROUPS,
+    FEATURE_GROUPS,
+    GROUP_SETS,
+    LINE_USE,
+    PARAMETER_GROUPS,
+    PROGRESS_CENTRES,
+    SHARED_GROUPS,
+    TIME_SCALES,
+    View,
+)
 from optsearch.optimizers.inputs import COLUMN_FEATURES, ROW_FEATURES, SHARED, Inputs, normalised
 from optsearch.optimizers.layout import Block, Layout
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
-
-RSQRT_EPS = 1e-8
-CLIP = 0.1
-LOG_SCALE = 5.0
-ADAM_EPS = 1e-8
-TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
-PROGRESS_CENTRES = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
-PROGRESS_GAIN = 10.0
-
-
-@dataclass(frozen=True)
-class View:
-    """What the feature functions read of one block: parts of the moment and of its running averages."""
-
-    block: Block
-    part: Tree
-
-    @property
-    def gradient(self) -> Tensor:
-        return self.part["gradient"]
-
-    @property
-    def params(self) -> Tensor:
-        return self.part["params"]
-
-    @property
-    def momentum(self) -> Tensor:
-        return self.part["momentum"]
-
-    @property
-    def second_moment(self) -> Tensor:
-        return self.part["second_moment"]
-
-    @cached_property
-    def factors(self) -> Tensor:
-        return accumulators.of_block(self.block, self.part["row_factors"], self.part["column_factors"])
-
-    @cached_property
-    def rsqrt(self) -> Tensor:
-        return (self.second_moment + RSQRT_EPS).rsqrt()
-
-    def corrected_root(self) -> Tensor:
-        """Adam's √v̂ + ε."""
-        return ((self.second_moment / self.part["second_moment_correction"]).clamp(min=accumulators.ROOT_FLOOR).sqrt()
-                + ADAM_EPS)
-
-
-def _log_sign(view: View) -> Tensor:
-    """Magnitude and sign of the gradient apart (Andrychowicz et al. 2016, arxiv.org/abs/1606.04474)."""
-    gradient = view.gradient
-    log = (gradient.abs() + 1e-8).log() / LOG_SCALE
-    sign = gradient * torch.e**LOG_SCALE
-    return torch.cat([log.clamp(min=-1), torch.where(log >= -1, gradient.sign(), sign.clamp(-1, 1))], dim=-2)
-
-
-def _corrected_momentum(view: View) -> Tensor:
-    return view.momentum / view.part["momentum_correction"] / view.corrected_root()
-
-
-# One value a parameter: `[..., width, n]`.
-PARAMETER_GROUPS: dict[str, Callable[[View], Tensor]] = {
-    "gradient": lambda view: view.gradient,
-    "clipped_gradient": lambda view: view.gradient.clamp(-CLIP, CLIP),
-    "parameter": lambda view: view.params,
-    "momentum": lambda view: view.momentum,
-    "second_moment": lambda view: view.second_moment,
-    "normalised_momentum": lambda view: view.momentum * view.rsqrt,
-    "normalised_gradient": lambda view: view.gradient * view.rsqrt,
-    "rsqrt_second_moment": lambda view: view.rsqrt,
-    "factored_gradient": lambda view: view.factors * view.gradient,
-    "factored_momentum": lambda view: view.factors * view.momentum,
-    "log_sign": _log_sign,
-    "corrected_momentum": _corrected_momentum,
-    "corrected_gradient": lambda view: view.gradient / view.corrected_root(),
-}
-# One value a row and one a column of each matrix, `[..., k, num_rows]` and `[..., k, num_columns]`.
-LINE_GROUPS: dict[str, Callable[[Tensor], Tensor]] = {
-    "rows_and_columns": lambda lines: lines,
-    "rsqrt_rows_and_columns": lambda lines: (lines + RSQRT_EPS).rsqrt(),
-}
-# The same for all parameters: `[..., width]`, never normalised.
-SHARED_GROUPS: dict[str, Callable[[Moment], Tensor]] = {
-    "time": lambda moment: torch.tanh(moment.step / moment.step.new_tensor(TIME_SCALES) - 1),
-    "progress": lambda moment: torch.tanh(
-        PROGRESS_GAIN * (moment.progress - moment.progress.new_tensor(PROGRESS_CENTRES))),
-}
-# The decays whose averages a group is made from; a group that isn't here is made from what is seen at this step alone.
-DECAYS: dict[str, tuple[str, ...]] = {
-    "momentum": ("momentum_decays",),
-    "second_moment": ("second_moment_decay",),
-    "normalised_momentum": ("momentum_decays", "second_moment_decay"),
-    "normalised_gradient": ("second_moment_decay",),
-    "rsqrt_second_moment": ("second_moment_decay",),
-    "factored_gradient": ("factored_decays",),
-    "factored_momentum": ("momentum_decays", "factored_decays"),
-    "corrected_momentum": ("momentum_decays", "second_moment_decay"),
-    "corrected_gradient": ("second_moment_decay",),
-    "rows_and_columns": ("factored_decays",),
-    "rsqrt_rows_and_columns": ("factored_decays",),
-}
-# Those that need Adam's bias correction.
-ADAM_GROUPS = ("corrected_momentum", "corrected_gradient")
-FEATURE_GROUPS = (*PARAMETER_GROUPS, *LINE_GROUPS, *SHARED_GROUPS)
-
-_SMALL_FC = ("gradient", "parameter", "momentum", "second_moment", "normalised_momentum", "rsqrt_second_moment",
-             "factored_gradient", "rows_and_columns", "rsqrt_rows_and_columns", "factored_momentum")
-GROUP_SETS: dict[str, tuple[str, ...]] = {
-    "small_fc": (*_SMALL_FC, "time"),
-    "celo2": ("clipped_gradient", "normalised_gradient", *_SMALL_FC),
-    "compact": ("gradient", "parameter", "momentum", "normalised_momentum", "normalised_gradient", "progress"),
-    "lean": ("momentum", "normalised_momentum", "normalised_gradient"),
-    "log_sign": ("log_sign",),
-    "adam": ("corrected_momentum", "corrected_gradient"),
-}
 
 
 @dataclass(frozen=True)
@@ -173,6 +70,7 @@ class Features:
                   "corrected_momentum": len(self.momentum_decays), "factored_momentum": len(self.momentum_decays),
                   "factored_gradient": num_factored, "rows_and_columns": 2 * num_factored,
                   "rsqrt_rows_and_columns": 2 * num_factored, "log_sign": 2,
+                  LINE_USE: 2 * line_use.WIDTH,
                   "time": len(TIME_SCALES), "progress": len(PROGRESS_CENTRES)}
         return widths.get(name, 1)
 
@@ -182,7 +80,7 @@ class Features:
 
     @property
     def _is_factored(self) -> bool:
-        return any(name in LINE_GROUPS or name.startswith("factored") for name in self.names)
+        return any(name in FACTORED_LINE_GROUPS or name.startswith("factored") for name in self.names)
 
     def init_weights(self) -> Tree:
         if not self.learn_decays:
@@ -198,7 +96,8 @@ class Features:
         return {"momentum": like.new_zeros(*batch, len(self.momentum_decays), layout.num_parameters),
                 "second_moment": like.new_zeros(*batch, 1, layout.num_parameters),
                 "rows": like.new_zeros(*batch, num_factored, layout.num_rows),
-                "columns": like.new_zeros(*batch, num_factored, layout.num_columns)}
+                "columns": like.new_zeros(*batch, num_factored, layout.num_columns)
+                } | (line_use.init(layout, like) if LINE_USE in self.names else {})
 
     def observe(self, weights: Tree, moment: Moment, state: Tree) -> tuple[Inputs, Tree]:
         """The features of this step, and the averages that it leaves behind."""
@@ -214,29 +113,36 @@ class Features:
                                                         in_place=in_place)}
         factored = (Factored.averaged(moment.layout, state, squared, decays.factored) if self._is_factored
                     else Factored(moment.layout, state["rows"], state["columns"]))
+        use = line_use.observed(moment.layout, gradient, state) if LINE_USE in self.names else {}
         inputs = Inputs(moment.layout, self.normalize_eps if self.normalize else None, self._values,
                         after | {"gradient": gradient[..., None, :], "params": moment.params[..., None, :]},
-                        *self._lines(factored), self._common(moment, decays))
-        return inputs, after | {"rows": factored.rows, "columns": factored.columns}
+                        *self._lines(factored, use, moment.step), self._common(moment, decays))
+        return inputs, after | {"rows": factored.rows, "columns": factored.columns} | use
 
     def _values(self, block: Block, part: Tree) -> list[Tensor]:
         view = View(block, part)
         return [PARAMETER_GROUPS[name](view) for name in self.names if name in PARAMETER_GROUPS]
 
-    def _lines(self, factored: Factored) -> tuple[Tree, Tree]:
+    def _lines(self, factored: Factored, use: Tree, step: Tensor) -> tuple[Tree, Tree]:
         """What is known of rows and of columns, each `[..., k, lines]`."""
         rows, columns = {}, {}
         if any(name.startswith("factored") for name in self.names):
             rows["row_factors"], columns["column_factors"] = factored.factors()
-        groups = [LINE_GROUPS[name] for name in self.names if name in LINE_GROUPS]
+        groups = [FACTORED_LINE_GROUPS[name] for name in self.names if name in FACTORED_LINE_GROUPS]
+        of_rows, of_columns = [], []
         if groups:
             segments = factored.layout.segments
             copies = [segment.copies for segment in segments]
             eps = self.normalize_eps if self.normalize else None
-            rows[ROW_FEATURES] = normalised(torch.cat([group(factored.rows) for group in groups], -2),
-                                            [segment.rows for segment in segments], copies, eps)
-            columns[COLUMN_FEATURES] = normalised(torch.cat([group(factored.columns) for group in groups], -2),
-                                                  [segment.columns for segment in segments], copies, eps)
+            of_rows.append(normalised(torch.cat([group(factored.rows) for group in groups], -2),
+                                      [segment.rows for segment in segments], copies, eps))
+            of_columns.append(normalised(torch.cat([group(factored.columns) for group in groups], -2),
+                                         [segment.columns for segment in segments], copies, eps))
+        if use:
+            of_rows.append(line_use.values(use["row_use"], step))
+            of_columns.append(line_use.values(use["column_use"], step))
+        if of_rows:
+            rows[ROW_FEATURES], columns[COLUMN_FEATURES] = torch.cat(of_rows, -2), torch.cat(of_columns, -2)
         return rows, columns
 
     def _common(self, moment: Moment, decays: accumulators.Decays) -> Tree:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optsearch.optimizers.features import DECAYS, PARAMETER_GROUPS, SHARED_GROUPS
+from optsearch.optimizers.feature_groups import DECAYS, LINE_USE, PARAMETER_GROUPS, SHARED_GROUPS
 from optsearch.optimizers.part import Config
 from optsearch.optimizers.tensors import KEPT
 from optsearch.trees import Tree, within
@@ -147,7 +147,7 @@ class _Draft:
         features, nodes = self.design.features, []
         for name in features.names:
             attributes = {"kind": name, "width": features.width(name)}
-            if features.normalize and name not in SHARED_GROUPS:
+            if features.normalize and name not in (*SHARED_GROUPS, LINE_USE):
                 attributes["normalize_eps"] = features.normalize_eps
             before = [averages[decay] for decay in DECAYS.get(name, ())]
             sees_gradient = name.endswith("gradient") or not before

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from optsearch import trees
-from optsearch.optimizers.features import LINE_GROUPS, SHARED_GROUPS
+from optsearch.optimizers.feature_groups import LINE_GROUPS, SHARED_GROUPS
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.rules import MLP, Recurrent
 

@@ -7,7 +7,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.features import PROGRESS_CENTRES, PROGRESS_GAIN
+from optsearch.optimizers.feature_groups import PROGRESS_CENTRES, PROGRESS_GAIN
 from optsearch.optimizers.model_graph import KINDS
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
