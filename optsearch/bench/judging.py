@@ -13,7 +13,7 @@ from optsearch.bench.files import write_whole
 from optsearch.errors import FileError
 from optsearch.evaluation import Opponent
 from optsearch.evaluation.measurements import measured
-from optsearch.evaluation.selection import log_relative_losses
+from optsearch.evaluation.selection import LEAST_RELATIVE_LOSS, log_relative_losses
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.search.parallel import each
 from optsearch.tasks import TaskFamily, families_of
@@ -35,9 +35,18 @@ class Judge:
 
     def log_losses(self, design: LearnedOptimizer, weights: Tree, names: Sequence[str]) -> dict[str, float]:
         """log(relative loss) on each family of `names` (families or tasks), the mean over seeds."""
+        return {family.name: self.log_loss(design, weights, family) for family in families_of(names)}
+
+    def log_loss(self, design: LearnedOptimizer, weights: Tree, family: TaskFamily) -> float:
+        """That on one family, whose name is no other's."""
         batch = {name: leaf[None] for name, leaf in weights.items()}
-        return {family.name: round(float(log_relative_losses(design, batch, self._against(family)).mean()), 5)
-                for family in families_of(names)}
+        return round(float(log_relative_losses(design, batch, self._against(family)).mean()), 5)
+
+    def log_loss_by_hand(self, name: str, family: TaskFamily) -> float:
+        """That of one of `OPPONENTS`."""
+        against = self._against(family)
+        relative = measured(evaluation.hand_made(name), against.setup).finals / against.finals
+        return round(float(relative.clamp(min=LEAST_RELATIVE_LOSS).log().mean()), 5)
 
     def _against(self, family: TaskFamily) -> Opponent:
         if family.name not in self._opponents:

@@ -81,3 +81,98 @@ def online(file: Annotated[Path | None, typer.Argument(help="A learned optimizer
     written = bench.write(rows, output)
     lines = [line for table in bench.tables(rows) for line in table.plain()]
     emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
+
+
+@benches.command("few-shot")
+def few_shot(design: Annotated[str, typer.Option(help="A named design.")] = "adamw_mlp",
+             seeds: Annotated[int, typer.Option(min=2, help="Meta-trainings of each.")] = 3,
+             budget: Annotated[int, typer.Option(min=1000, help="Inner steps that a family would be given.")] = 100_000,
+             start_budget: Annotated[int, typer.Option(min=1000, help="Inner steps of a start.")] = 60_000,
+             output: Annotated[Path, typer.Option(help="A folder for few_shot.json and .md.")] = Path("reports"),
+             workers: WorkersOption = 2, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Hold adapting with 5 % of a budget, by each few-shot method, against learning from scratch with 30 %.
+
+    Example: optsearch bench few-shot --seeds 3
+    """
+    run_as_workers_do()
+    from optsearch.bench import few_shot as bench
+    from optsearch.bench import few_shot_page as page
+
+    comparison = bench.Comparison(design, start_budget=start_budget, budget=budget, num_seeds=seeds)
+    rows = bench.compare(comparison, output, workers, quiet=quiet or as_json)
+    written = page.write(rows, comparison, output)
+    lines = [line for table in page.tables(rows) for line in [*table.plain(), ""]]
+    emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
+
+
+@benches.command("specialists")
+def specialists(seeds: Annotated[int, typer.Option(min=2, help="Meta-trainings of each.")] = 3,
+                output: Annotated[Path, typer.Option(help="A folder for specialists.json and .md.")] = Path("reports"),
+                workers: WorkersOption = 2, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Hold what is meant for a domain against the same meta-training without it; takes minutes, goes on where stopped.
+
+    Example: optsearch bench specialists --seeds 3
+    """
+    run_as_workers_do()
+    from optsearch.bench import specialists as bench
+
+    rows = bench.compare(seeds, output, workers, quiet=quiet or as_json)
+    written = bench.write(rows, output)
+    lines = [line for table in bench.tables(rows) for line in [*table.plain(), ""]]
+    emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
+
+
+@benches.command("opt2vec")
+def opt2vec(seeds: Annotated[int, typer.Option(min=2, help="Meta-trainings.")] = 5,
+            budget: Annotated[int, typer.Option(min=1000, help="Inner steps of each.")] = 60_000,
+            output: Annotated[Path, typer.Option(help="A folder for opt2vec.json, .md and .png.")] = Path("reports"),
+            workers: WorkersOption = 2, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Meta-train Opt2Vec from several seeds, measure it on families it never saw, and probe its embeddings.
+
+    Example: optsearch bench opt2vec --seeds 5
+    """
+    run_as_workers_do()
+    from optsearch.bench import opt2vec as bench
+    from optsearch.bench import opt2vec_page as page
+
+    stability = bench.Stability(budget=budget, num_seeds=seeds)
+    rows = bench.measure(stability, output, workers, quiet=quiet or as_json)
+    written = page.write(rows, stability, output)
+    lines = [line for table in page.tables(rows) for line in [*table.plain(), ""]]
+    emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
+
+
+@benches.command("continual")
+def continual(seeds: Annotated[int, typer.Option(min=2, help="Meta-trainings of each.")] = 3,
+              budget: Annotated[int, typer.Option(min=1000, help="Inner steps a domain.")] = 40_000,
+              output: Annotated[Path, typer.Option(help="A folder for continual.json and .md.")] = Path("reports"),
+              workers: WorkersOption = 2, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Learn three domains one after the other, and measure what is forgotten; goes on where it was stopped.
+
+    Example: optsearch bench continual --seeds 3
+    """
+    run_as_workers_do()
+    from optsearch.bench import continual as bench
+
+    rows = bench.compare(bench.Comparison(budget=budget, num_seeds=seeds), output, workers, quiet=quiet or as_json)
+    written = bench.write(rows, output)
+    lines = [bench.verdict(rows), ""] + [line for table in bench.tables(rows) for line in [*table.plain(), ""]]
+    emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
+
+
+@benches.command("multi-task")
+def multi_task(seeds: Annotated[int, typer.Option(min=2, help="Meta-trainings of each.")] = 3,
+               budget: Annotated[int, typer.Option(min=1000, help="Inner steps a domain.")] = 40_000,
+               output: Annotated[Path, typer.Option(help="A folder for multi_task.json and .md.")] = Path("reports"),
+               workers: WorkersOption = 2, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Hold one optimizer with adapters for four domains against one without and one for each; goes on where stopped.
+
+    Example: optsearch bench multi-task --seeds 3
+    """
+    run_as_workers_do()
+    from optsearch.bench import multi_task as bench
+
+    rows = bench.hold(bench.Comparison(budget, seeds), output / "multi_task.json", workers, quiet=quiet or as_json)
+    written = bench.write(rows, output)
+    lines = [line for table in bench.tables(rows) for line in [*table.plain(), ""]]
+    emit({"runs": rows}, as_json, [*lines, *(f"wrote {path}" for path in written)])
