@@ -29,7 +29,7 @@ class FewShot:
     arxiv.org/abs/1909.09157), "reptile" moves to where they lead (Nichol et al. 2018, arxiv.org/abs/1803.02999).
     """
 
-    method: MethodName = "first_order_maml"
+    method: MethodName = "reptile"
     num_steps: int = 5
     learning_rate: float = 0.01
 
