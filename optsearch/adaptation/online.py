@@ -44,7 +44,7 @@ class OnlineOptimizer(LearnedTorchOptimizer):
         self._steps: dict[Tensor, Tensor] = {}
         self._has_feedback = False
         defaults: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "num_steps": None}
-        super().__init__(params, module.design, module.weights, **defaults | options)
+        super().__init__(params, module.design, module.weights, adapters=module.adapters, **defaults | options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         param_group.setdefault("log_multiplier", 0.0)

@@ -34,6 +34,9 @@ def adapt(file: Annotated[Path, typer.Argument(help="A file made by `optsearch e
           horizon: Annotated[int | None, typer.Option(help="Inner steps of a training; by default as before.")] = None,
           few_shot: Annotated[str | None, typer.Option(
               help="Learn a start for later adaptations: maml, first_order_maml, anil or reptile.")] = None,
+          keep: Annotated[str | None, typer.Option(
+              help="Don't forget what it was learned on: ewc (best where measured), replay or progressive.")] = None,
+          adapters: Annotated[bool, typer.Option("--adapters", help="Let each domain differ a little.")] = False,
           meta_lr: Annotated[float | None, typer.Option(help="Meta-learning rate; by default as before.")] = None,
           seed: Annotated[int, typer.Option(help="Seed of the meta-training.")] = 0, device: DeviceOption = "cpu",
           storage: StorageOption = None, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
@@ -41,7 +44,7 @@ def adapt(file: Annotated[Path, typer.Argument(help="A file made by `optsearch e
 
     Example: optsearch adapt best.safetensors --task ./my_tasks.py:resnet_small --budget 50k -o mine.safetensors
     """
-    from optsearch.adaptation import FewShot
+    from optsearch.adaptation import FewShot, Keeping
     from optsearch.search.adapting import Adapting
     from optsearch.search.adapting import adapt as run
     from optsearch.search.study import Store
@@ -53,12 +56,14 @@ def adapt(file: Annotated[Path, typer.Argument(help="A file made by `optsearch e
     changes: dict[str, Any] = {name: value for name, value in (("horizon", horizon), ("meta_lr", meta_lr))
                                if value is not None}
     asked = Adapting(path=file, tasks=tasks, budget=count(budget), changes=changes, seed=seed,
-                     few_shot=FewShot(few_shot) if few_shot else None)  # type: ignore[arg-type]
+                     few_shot=FewShot(few_shot) if few_shot else None,  # type: ignore[arg-type]
+                     keep=Keeping(keep) if keep else None, adapters=adapters)  # type: ignore[arg-type]
     found = run(Store.at(storage), asked, output, device, quiet=quiet or as_json)
-    steps = found.artifact.provenance["inner_steps"]
+    steps, kept = (found.artifact.provenance.get(name) for name in ("inner_steps", "keep"))
+    compared = [*tasks, *(kept["tasks"] if kept else [])]
     worse = [f"that is no better than before: keep {file}, or try a larger --budget or a smaller --meta-lr"]
     emit({"path": str(output)} | found.to_config(), as_json, [
         f"{output}: loss {exp(found.after):.3f} x tuned AdamW's after {steps:,} inner steps, {exp(found.before):.3f} x "
         f"before (values {found.after:.4f} and {found.before:.4f})",
         *(worse if found.after >= found.before and few_shot is None else []),
-        f"compare on fresh seeds: optsearch evaluate {output} {' '.join(f'--task {name}' for name in tasks)}"])
+        f"compare on fresh seeds: optsearch evaluate {output} {' '.join(f'--task {name}' for name in compared)}"])

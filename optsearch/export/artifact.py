@@ -9,6 +9,7 @@ import torch
 
 from optsearch import trees
 from optsearch.errors import DesignError, FileError
+from optsearch.export.adapters import Adapters, effective, shared_of
 from optsearch.optimizers.optimizer import CONTRACT, LearnedOptimizer
 from optsearch.trees import Tree
 
@@ -19,23 +20,34 @@ FORMAT = "optsearch learned optimizer"
 class Artifact:
     """A learned optimizer as it leaves: plain data, nothing in it is run when it is read.
 
-    `provenance` says where it comes from (study, trial, space, tasks, seeds, versions, scores) as JSON data.
+    `provenance` says where it comes from (study, trial, space, tasks, seeds, versions, scores) as JSON data. With
+    `adapters`, `weights` are those that all domains share.
     """
 
     design: LearnedOptimizer
     weights: Tree
     provenance: dict[str, Any]
+    adapters: Adapters | None = None
+
+    @property
+    def tree(self) -> Tree:
+        """All numbers: the weights, and beside them the adapters'."""
+        return self.weights | (self.adapters.to_tree() if self.adapters else {})
+
+    def weights_in(self, domain: str) -> Tree:
+        """What the design makes its steps with in a domain: the shared weights where it has no adapter."""
+        return effective(self.tree, domain)
 
     def save(self, path: Path) -> None:
         """Raises `FileError` when the place can't be written."""
         metadata = {"format": FORMAT, "contract": str(CONTRACT), "design": json.dumps(self.design.to_config()),
                     "provenance": json.dumps(self.provenance)}
-        trees.save(Path(path), self.weights, metadata)
+        trees.save(Path(path), self.tree, metadata)
 
     @staticmethod
     def load(path: Path) -> "Artifact":
         """Raises `FileError` for a file that is missing, damaged, foreign or of a newer contract."""
-        weights, metadata = trees.load(Path(path))
+        tree, metadata = trees.load(Path(path))
         if metadata.get("format") != FORMAT:
             raise FileError(f"{path} is no learned optimizer but {metadata.get('format', 'something else')}; "
                             "expected a file made by `optsearch export`.")
@@ -49,6 +61,8 @@ class Artifact:
         except DesignError as error:
             raise FileError(f"{path} describes a design that this optsearch does not know: {error}") from error
         expected = trees.shapes_of(design.init_weights(torch.Generator()))
-        if trees.shapes_of(weights) != expected:
+        weights, adapters = shared_of(tree), Adapters.from_tree(tree)
+        is_whole = adapters.fit(expected) if adapters else tree.keys() == weights.keys()
+        if trees.shapes_of(weights) != expected or not is_whole:
             raise FileError(f"{path} has weights that don't fit its design. Export it again.")
-        return Artifact(design, weights, json.loads(metadata["provenance"]))
+        return Artifact(design, weights, json.loads(metadata["provenance"]), adapters)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from optsearch.compiling import Kernels
 from optsearch.errors import UsageError
+from optsearch.export.adapters import Adapters
 from optsearch.export.bundle import STEP, Bundle, Group
 from optsearch.export.known_model import KnownModel
 from optsearch.optimizers.layout import Layout
@@ -35,13 +36,15 @@ class LearnedTorchOptimizer(Optimizer):
     Groups at the same point of runs of the same length are stepped together, and a controller that looks from one
     tensor to others sees all of theirs; `model` tells it how they are wired.
     A step whose gradients are not all finite is skipped and counted in `num_skipped_steps`.
-    State is kept in float32, whatever the params' type. `compile` fuses the whole step of small models, of at most
-    16 different shapes and some 100,000 parameters, which are held up by the number of operations; others stay as
-    they are.
+    With `adapters` it makes the steps of `domain`, or of the one recognised at its first step from the params in
+    their order and their gradients. State is kept in float32, whatever the params' type. `compile` fuses the whole step
+    of small models, of at most 16 different shapes and some 100,000 parameters, which are held up by the number of
+    operations; others stay as they are.
     """
 
     def __init__(self, params: Iterable[Any], design: LearnedOptimizer, weights: Tree, *,
-                 model: nn.Module | None = None, compile: bool = False, **defaults: Any) -> None:
+                 model: nn.Module | None = None, compile: bool = False, adapters: Adapters | None = None,
+                 domain: str | None = None, **defaults: Any) -> None:
         self.design = design
         self.num_skipped_steps = 0
         self._kernels = Kernels(is_asked=True) if compile else None
@@ -49,6 +52,10 @@ class LearnedTorchOptimizer(Optimizer):
         self._model = KnownModel.of_module(model) if model is not None and design.steering.reads_graph else None
         self._weights = {torch.device("cpu"): {name: leaf.detach().to("cpu", torch.float32, copy=True)
                                                for name, leaf in weights.items()}}
+        self._shared, self._adapters = self._weights[torch.device("cpu")], adapters
+        self.domain: str | None = None
+        if domain is not None:
+            self._enter(domain)
         super().__init__(params, defaults | {"step": 0})
         if self._model is not None and not any(param in self._model.names for group in self.param_groups
                                                for param in group["params"]):
@@ -123,8 +130,18 @@ class LearnedTorchOptimizer(Optimizer):
                           "silently; `num_skipped_steps` counts them.", stacklevel=5)
         self.num_skipped_steps += 1
 
+    def _enter(self, domain: str) -> None:
+        """Make the steps of a domain from now on."""
+        if self._adapters is None:
+            raise UsageError(f"this optimizer has no adapters, and so no domain {domain!r}. Leave `domain` away.")
+        self._weights = {torch.device("cpu"): self._adapters.weights(self._shared, domain)}
+        self.domain = domain
+
     def _step_params(self, loss: Tensor | None) -> None:
-        for bundle in self._current_bundles():
+        bundles = self._current_bundles()
+        if bundles and self._adapters is not None and self.domain is None:
+            self._enter(self._adapters.recognise([param for group in self.param_groups for param in group["params"]]))
+        for bundle in bundles:
             device, progress, num_steps = bundle.params[0].device, None, None
             ((count, length),) = bundle.clocks
             if length is not None:
@@ -207,16 +224,18 @@ class LearnedTorchOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch copies and pickles only what every optimizer has.
-        own = ("design", "num_skipped_steps", "_weights", "_model")
+        own = ("design", "num_skipped_steps", "domain", "_weights", "_shared", "_adapters", "_model")
         return super().__getstate__() | {name: getattr(self, name) for name in own} | {
             "_bundles": [], "_kernels": None if self._kernels is None else Kernels(is_asked=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        """As in torch, and `num_skipped_steps`."""
-        return super().state_dict() | {"num_skipped_steps": self.num_skipped_steps}
+        """As in torch, with `num_skipped_steps` and the `domain`."""
+        return super().state_dict() | {"num_skipped_steps": self.num_skipped_steps, "domain": self.domain}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but exact."""
+        if state_dict.get("domain") is not None:
+            self._enter(state_dict["domain"])
         super().load_state_dict(state_dict)
         self._bundles = []
         self.num_skipped_steps = state_dict.get("num_skipped_steps", 0)

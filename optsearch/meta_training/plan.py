@@ -1,7 +1,7 @@
 """A meta-training before it begins, and where it stands."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, pi
 from typing import Literal
 
@@ -40,8 +40,9 @@ class Plan:
     """A meta-training: what is learned, on which families, how, for how many inner steps, from which seed.
 
     It begins with the weights `initial`, or random ones where there are none. Meta-gradients are had by `estimator`, or
-    by the one that the settings name. Its curve has `num_points` points, evenly
-    spaced, after `num_early` more as in `part_of_budget`.
+    by the one that the settings name; `beside` are weights that only this estimator knows what to do with, learned
+    together with the design's. Its curve has `num_points` points, evenly spaced, after `num_early` more as in
+    `part_of_budget`.
     The steps up to the first point are never compiled, so that nothing short waits for a compiler; those after it
     are as `compiling` says: "auto" where there are enough of them to win the time back.
     """
@@ -56,6 +57,7 @@ class Plan:
     num_early: int = 0
     initial: Tree | None = None
     estimator: Estimator | None = None
+    beside: Tree = field(default_factory=dict)
 
     @property
     def distribution(self) -> TaskDistribution:
@@ -83,11 +85,11 @@ class Plan:
             raise DesignError("the design has nothing to learn: no rule, no controller and a constant schedule. "
                               "Give it one of them.")
         if self.initial is None:
-            return weights
+            return weights | self.beside
         if trees.shapes_of(self.initial) != trees.shapes_of(weights):
             raise DesignError("the weights to begin with are not of this design; `adaptation.inherit` takes over what "
                               "fits.")
-        return self.initial
+        return self.initial | self.beside
 
     def last_meta_step(self, point: int) -> int:
         """The meta-step after which point `point` (from 1) stands."""

@@ -51,10 +51,11 @@ class Asked:
         horizons = sorted({max(1, round(horizon * ratio)) for ratio in self.horizon_ratios}, reverse=True)
         return [(name, each) for each in horizons for name in names]
 
-    def contenders(self, artifact: Artifact, *, is_at_horizon: bool) -> list[Contender]:
-        found = [evaluation.learned(artifact.design, artifact.weights)]
+    def contenders(self, artifact: Artifact, domain: str, *, is_at_horizon: bool) -> list[Contender]:
+        weights = artifact.weights_in(domain)
+        found = [evaluation.learned(artifact.design, weights)]
         if self.tunes_learning_rate:
-            found.append(evaluation.learned_tuned(artifact.design, artifact.weights))
+            found.append(evaluation.learned_tuned(artifact.design, weights))
         return found + ([evaluation.hand_made(name) for name in self.opponents] if is_at_horizon else [])
 
 
@@ -79,7 +80,7 @@ def _result(asked: Asked, main_horizon: int, job: tuple[str, int]) -> Result:
     torch.set_num_threads(1)
     (task, _, index), horizon = job[0].rpartition("#"), job[1]
     setup = evaluation.report_setup(families(task)[int(index)], horizon, asked.first_seed, asked.num_seeds)
-    contenders = asked.contenders(Artifact.load(asked.path), is_at_horizon=horizon == main_horizon)
+    contenders = asked.contenders(Artifact.load(asked.path), setup.family.domain, is_at_horizon=horizon == main_horizon)
     return evaluation.compete(contenders, setup, _cache(asked.url))
 
 

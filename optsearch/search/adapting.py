@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from optsearch import evaluation, progress
-from optsearch.adaptation import FewShot
+from optsearch.adaptation import FewShot, Keeping, tasks_behind
+from optsearch.errors import UsageError
 from optsearch.evaluation import Opponent
 from optsearch.export import Artifact
 from optsearch.meta_training import MetaTraining
@@ -41,7 +43,8 @@ class Adapting:
     """The artifact at `path` is meta-trained on `tasks` for `budget` more inner steps, as it was meta-trained before.
 
     Of what it was meta-trained with, `changes` says what is to be different: names and values of `MetaTraining`'s.
-    With `few_shot` it becomes a start for later adaptations.
+    With `few_shot` it becomes a start for later adaptations; `keep` says how what it learned before is kept. With
+    `adapters` each domain of the tasks gets some, beside those that it has.
     """
 
     path: Path
@@ -49,7 +52,14 @@ class Adapting:
     budget: int
     changes: dict[str, Any]
     few_shot: FewShot | None = None
+    keep: Keeping | None = None
+    adapters: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.adapters and self.keep:
+            raise UsageError("adapters and --keep don't go together: what adapters keep is only what differs between "
+                             "domains. Leave out one of them.")
 
     def job(self, artifact: Artifact) -> Job:
         """Without a place; raises `DesignError` for settings that don't fit each other."""
@@ -59,7 +69,20 @@ class Adapting:
                    num_early=0, seed=self.seed, opponents=[], folder="", provenance={
                        "horizon": settings.horizon,
                        "families": {"tasks": [family.name for family in families_of(self.tasks)], "validation": []}},
-                   few_shot=self.few_shot.to_config() if self.few_shot else {})
+                   few_shot=self.few_shot.to_config() if self.few_shot else {}, keep=self._keep(artifact),
+                   adapters=self.adapters)
+
+    def _keep(self, artifact: Artifact) -> dict[str, Any]:
+        old = tasks_behind(artifact.provenance)
+        if self.keep is None:
+            return {}
+        if not old:
+            raise UsageError(f"{self.path} does not say which tasks it was learned on, so nothing of them can be kept. "
+                             "Leave out --keep.")
+        # What can't be kept is said here, before another process begins.
+        self.keep.design_from(artifact.design)
+        families_of(old)
+        return self.keep.to_config() | {"tasks": old}
 
 
 def adapt(store: Store, asked: Adapting, output: Path, device: str = "cpu", *, quiet: bool = False) -> Adapted:
@@ -74,7 +97,8 @@ def adapt(store: Store, asked: Adapting, output: Path, device: str = "cpu", *, q
     opponents = tuned_opponents(families, job.settings["horizon"], records, quiet=quiet)
     against = [Opponent(evaluation.selection_setup(family, job.settings["horizon"]), torch.tensor(finals))
                for family, finals in zip(families, opponents, strict=True)]
-    before = evaluation.value(artifact.design, artifact.weights, against)
+    before = fmean(evaluation.value(artifact.design, artifact.weights_in(each.setup.family.domain), [each])
+                   for each in against)
     job = replace(job, opponents=opponents, initial=store.places.keep_initial(asked.path))
     folder = store.places.root / "running" / f"adapt-{job.fingerprint[:16]}"
     result = _trained(job.placed(store.places, folder), device, quiet=quiet)

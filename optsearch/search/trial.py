@@ -7,15 +7,25 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
 import torch
 
 import optsearch
 from optsearch import evaluation, pictures
-from optsearch.adaptation import AdaptedEstimator, FewShot, inherit
+from optsearch.adaptation import (
+    AdaptedEstimator,
+    FewShot,
+    Keeping,
+    inherit,
+    kept,
+    learned_adapters,
+    with_adapters,
+)
 from optsearch.evaluation import Opponent
 from optsearch.export import Artifact
+from optsearch.export.adapters import effective, shared_of
 from optsearch.meta_training import Checkpoints, MetaTraining, Outcome, Plan, Point, meta_train
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.search.definition import distribution
@@ -39,7 +49,8 @@ class Job:
     `opponents` are the tuned baseline's final losses, a list a family of `selected_on`. `initial` is an artifact whose
     weights it begins with, as far as they fit, or nothing: its name among the study's files until the job is `placed`.
     `few_shot` says which kind of start is learned, as `FewShot` does; weights that are good as they are where it is
-    empty. `provenance` goes into the artifact.
+    empty. `keep` says how what the artifact learned is kept, as `Keeping` does, and on which `tasks` that was; nothing
+    is kept where it is empty. With `adapters` each domain of the tasks has some. `provenance` goes into the artifact.
     """
 
     design: dict[str, dict[str, Any]]
@@ -57,6 +68,8 @@ class Job:
     provenance: dict[str, Any]
     initial: str = ""
     few_shot: dict[str, Any] = field(default_factory=dict)
+    keep: dict[str, Any] = field(default_factory=dict)
+    adapters: bool = False
     device: str = "cpu"
 
     def placed(self, places: Places, folder: Path) -> Self:
@@ -76,7 +89,8 @@ class Job:
         asked = replace(self, initial=Path(self.initial).name).to_config()
         # What is left out says the same as before there was such a thing.
         asked = {name: value for name, value in asked.items()
-                 if name not in ("folder", "provenance") and (value or name not in ("initial", "few_shot"))}
+                 if name not in ("folder", "provenance")
+                 and (value or name not in ("initial", "few_shot", "keep", "adapters"))}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -90,6 +104,8 @@ def train(config: dict[str, Any], channel: Channel) -> dict[str, Any]:
     plan = _plan(job)
     if job.initial:
         job, plan = _begun(job, plan)
+    elif job.adapters:
+        plan = with_adapters(plan)
     checkpoints = Checkpoints(Path(job.folder) / "checkpoints", job.fingerprint)
     snapshot, curve = checkpoints.newest(job.device) or (None, [])
     weights = plan.first_weights() if snapshot is None else snapshot.weights_tree(plan)
@@ -99,13 +115,14 @@ def train(config: dict[str, Any], channel: Channel) -> dict[str, Any]:
     opponents = _opponents(job)
     for point in meta_train(plan, snapshot) if goes_on and not ended else ():
         weights = point.weights
-        curve.append(_row(point, evaluation.value(plan.optimizer, weights, opponents)))
+        # What was spent before it began counts, too.
+        curve.append(_row(point, _value(plan, weights, opponents), job.budget - plan.budget))
         checkpoints.save(point, curve)
         if not channel.point(curve[-1]):
             outcome = Outcome.PRUNED
             break
         outcome = point.outcome or outcome
-    files = _write_files(job, plan.optimizer, weights, curve, outcome)
+    files = _write_files(job, plan, weights, curve, outcome)
     return {"outcome": outcome.name, "value": curve[-1]["value"], "files": [str(path) for path in files]}
 
 
@@ -122,10 +139,22 @@ def _plan(job: Job) -> Plan:
 def _begun(job: Job, plan: Plan) -> tuple[Job, Plan]:
     """The plan with the artifact's weights to begin with, and the job that says where they are from."""
     artifact = Artifact.load(Path(job.initial))
-    inherited = inherit(artifact.weights, artifact.design, plan.optimizer, plan.first_weights())
+    domains = {family.domain for family in plan.distribution.families}
+    # With new adapters the old ones go on; without, what is adapted is what the artifact does in the domain.
+    first = artifact.weights if job.adapters or len(domains) > 1 else artifact.weights_in(*domains)
+    inherited = inherit(first, artifact.design, plan.optimizer, plan.first_weights())
     source = {name: artifact.provenance[name] for name in ORIGIN if name in artifact.provenance}
     provenance = job.provenance | {"initial": source | {"inherited": inherited.in_words()}}
-    return replace(job, provenance=provenance), replace(plan, initial=inherited.weights)
+    plan = _kept(job, replace(plan, initial=inherited.weights))
+    return replace(job, provenance=provenance), with_adapters(plan, artifact.adapters) if job.adapters else plan
+
+
+def _kept(job: Job, plan: Plan) -> Plan:
+    """The plan in which what the artifact learned is kept, as far as the job asks for it."""
+    if not job.keep:
+        return plan
+    keeping = {name: value for name, value in job.keep.items() if name != "tasks"}
+    return kept(plan, Keeping(**keeping), [family.on(job.device) for family in families_of(job.keep["tasks"])])
 
 
 def _opponents(job: Job) -> Sequence[Opponent]:
@@ -134,15 +163,23 @@ def _opponents(job: Job) -> Sequence[Opponent]:
     return [Opponent(setup, torch.tensor(finals)) for setup, finals in zip(setups, job.opponents, strict=True)]
 
 
-def _row(point: Point, value: float) -> CurveRow:
-    return {"point": point.index, "inner_steps": point.inner_steps, "meta_step": point.snapshot.meta_step,
+def _value(plan: Plan, weights: dict[str, torch.Tensor], opponents: Sequence[Opponent]) -> float:
+    """On every family with the weights of its domain."""
+    if not plan.beside:
+        return evaluation.value(plan.optimizer, weights, opponents)
+    return fmean(evaluation.value(plan.optimizer, effective(weights, each.setup.family.domain), [each])
+                 for each in opponents)
+
+
+def _row(point: Point, value: float, spent: int) -> CurveRow:
+    return {"point": point.index, "inner_steps": spent + point.inner_steps, "meta_step": point.snapshot.meta_step,
             "meta_loss": point.meta_loss, "value": value, "failed_share": point.failed_share,
             "signal_to_noise": point.signal_to_noise, "is_compiled": point.is_compiled,
             "inner_steps_per_second": round(point.inner_steps_per_second),
             "seconds": round(point.snapshot.seconds, 3), OUTCOME: point.outcome.name if point.outcome else ""}
 
 
-def _write_files(job: Job, design: LearnedOptimizer, weights: dict[str, torch.Tensor], curve: list[CurveRow],
+def _write_files(job: Job, plan: Plan, weights: dict[str, torch.Tensor], curve: list[CurveRow],
                  outcome: Outcome) -> list[Path]:
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,10 +188,11 @@ def _write_files(job: Job, design: LearnedOptimizer, weights: dict[str, torch.Te
     provenance = job.provenance | {
         "outcome": outcome.name, "value": last["value"], "inner_steps": last["inner_steps"],
         "meta_training": job.settings, "tasks": job.tasks, "weights": job.weights, "seed": job.seed,
-        **({"few_shot": job.few_shot} if job.few_shot else {}),
+        **{name: value for name, value in (("few_shot", job.few_shot), ("keep", job.keep)) if value},
         "versions": {"optsearch": optsearch.__version__, "torch": torch.__version__,
                      "python": platform.python_version()}}
-    Artifact(design, weights, provenance).save(paths[0])
+    adapters = learned_adapters(weights, plan.distribution.families, job.seed)
+    Artifact(plan.optimizer, shared_of(weights), provenance, adapters).save(paths[0])
     with open(paths[1], "w", newline="") as file:
         writer = csv.DictWriter(file, list(last))
         writer.writeheader()
