@@ -18,7 +18,7 @@ from optsearch.trees import Tree
 
 Row = dict[str, Any]
 SMALL = partial(Comparison, learned_on=("quadratics",), families=("tabular_linear/wine",), horizon=20,
-                longer_start_budget=1_200)
+                longer_start_budgets=(1_200, 1_800))
 
 
 def made_up(values: dict[str, dict[str, tuple[float, ...]]]) -> list[Row]:
@@ -36,7 +36,8 @@ def rows() -> list[Row]:
                     "scratch, as adapted": {"a": (-0.1, 0.1, 0.2), "b": (0.3, 0.4, 0.2)},
                     "plain": {"a": (0.3, 0.0, 0.0), "b": (0.6, 0.7, 0.8)},
                     "reptile": {"a": (0.2, 0.2, 0.2), "b": (0.1, 0.2, 0.3)},
-                    "first_order_maml": far, "maml": far, "anil": far, few_shot.LONGER: far})
+                    "first_order_maml": far, "maml": far, "anil": far,
+                    **dict.fromkeys(few_shot.LONGER, far)})
 
 
 def test_reaching_is_a_mean_over_seeds_at_least_as_low(rows: list[Row]) -> None:
@@ -60,11 +61,11 @@ def test_every_start_costs_the_same() -> None:
         assert 0.9 * comparison.start_budget <= spent <= comparison.start_budget
         assert isinstance(plan.estimator, AdaptedEstimator) == (method != "plain")
     rows = comparison.asked()
-    assert len(rows) == 3 * 2 * (2 + len(METHODS))
+    assert len(rows) == 3 * 2 * (3 + len(METHODS))
     assert {(row["method"], row["inner_steps"]) for row in rows} == {
         *((way, 30_000) for way in few_shot.FROM_SCRATCH),
-        *((method, steps) for method in (*METHODS, few_shot.LONGER) for steps in (0, 5_000))}
-    assert start_plan(comparison, few_shot.LONGER, 0).budget == comparison.longer_start_budget
+        *((method, steps) for method in (*METHODS, *few_shot.LONGER) for steps in (0, 5_000))}
+    assert [start_plan(comparison, method, 0).budget for method in few_shot.LONGER] == [1_200, 1_800]
 
 
 def test_starts_never_see_the_domain_of_a_target() -> None:
@@ -78,7 +79,7 @@ def test_rows_are_what_meta_training_from_the_starts_comes_to(tmp_path: Path) ->
     comparison = SMALL(start_budget=600, budget=3_200, num_seeds=1)
     rows = compare(comparison, tmp_path, 1, quiet=True)
     values = {(row["method"], row["family"], row["inner_steps"]): row["value"] for row in rows}
-    assert len(values) == len(rows) == 2 * (2 + len(METHODS))
+    assert len(values) == len(rows) == 2 * (3 + len(METHODS))
     path, judge = tmp_path / "few_shot_starts" / "adamw_mlp-20-plain-600-0.safetensors", few_shot.judge(20)
     artifact, (family,) = Artifact.load(path), comparison.families
 

@@ -29,8 +29,8 @@ SCRATCH, SCRATCH_AS_ADAPTED, PLAIN = "scratch", "scratch, as adapted", "plain"
 # With the default settings, and with those of adapting.
 FROM_SCRATCH = (SCRATCH, SCRATCH_AS_ADAPTED)
 METHODS = (PLAIN, "reptile", "first_order_maml", "maml", "anil")
-# What a start is worth that took longer: learned once, it serves many.
-LONGER = "plain, longer"
+# What plain starts are worth that took longer: learned once, they serve many.
+LONGER = ("plain, longer", "plain, longest")
 # Parts of a family's budget.
 SCRATCH_PART, ADAPTING_PART = 0.3, 0.05
 # Problems in other units are more problems: the starts see units up to so many times as large or small.
@@ -45,8 +45,8 @@ ADAPTING: Mapping[str, float] = {"sigma": 0.03, "meta_lr": 6e-3, "max_meta_gradi
 class Comparison:
     """A start by each method from each seed, adapted to families of other domains one at a time.
 
-    Budgets are inner steps: `start_budget` for a start, whatever the method, `longer_start_budget` for one more by
-    plain meta-training; `budget` is what learning a family from
+    Budgets are inner steps: `start_budget` for a start, whatever the method, `longer_start_budgets` for those of
+    `LONGER`; `budget` is what learning a family from
     scratch would be given, of which scratch and adaptation get their parts.
     """
 
@@ -55,7 +55,7 @@ class Comparison:
     families: Sequence[str] = FAMILIES
     horizon: int = 100
     start_budget: int = 60_000
-    longer_start_budget: int = 240_000
+    longer_start_budgets: tuple[int, ...] = (240_000, 600_000)
     budget: int = 100_000
     num_seeds: int = 3
 
@@ -66,18 +66,20 @@ class Comparison:
                  "inner_steps": round(part * self.budget)}
                 for seed in range(self.num_seeds) for family in self.families
                 for method, part in [*((method, SCRATCH_PART) for method in FROM_SCRATCH),
-                                     *((method, part) for method in (*METHODS, LONGER)
+                                     *((method, part) for method in (*METHODS, *LONGER)
                                        for part in (0.0, ADAPTING_PART))]]
 
     def steps_before(self, method: str) -> int:
         """Inner steps that the method's start takes."""
-        return 0 if method in FROM_SCRATCH else self.longer_start_budget if method == LONGER else self.start_budget
+        if method in LONGER:
+            return self.longer_start_budgets[LONGER.index(method)]
+        return 0 if method in FROM_SCRATCH else self.start_budget
 
 
 def compare(comparison: Comparison, directory: Path, num_workers: int, *, quiet: bool = False) -> list[Row]:
     """Every result, a row each with its value, log(relative loss); what `directory` has already is not run again."""
     starts = _Starts(comparison, directory / "few_shot_starts")
-    waiting = [(method, seed) for seed in range(comparison.num_seeds) for method in (*METHODS, LONGER)
+    waiting = [(method, seed) for seed in range(comparison.num_seeds) for method in (*METHODS, *LONGER)
                if not starts.path(method, seed).exists()]
     with progress.meter("starts", max(1, len(waiting)), quiet=quiet) as meter:
         for done, method in enumerate(each(starts.learn, waiting, num_workers), 1):
@@ -125,7 +127,7 @@ def start_plan(comparison: Comparison, method: str, seed: int) -> Plan:
     settings = MetaTraining(horizon=comparison.horizon, reparametrization=UNITS)
     plan = Plan(named_design(comparison.design), families_of(comparison.learned_on), settings,
                 comparison.steps_before(method), 1, seed)
-    if method in (PLAIN, LONGER):
+    if method in (PLAIN, *LONGER):
         return plan
     few_shot = FewShot(method, NUM_STEPS, LEARNING_RATE)  # type: ignore[arg-type]
     return replace(plan, settings=replace(settings, num_tasks=NUM_TASKS),

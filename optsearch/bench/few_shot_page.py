@@ -54,8 +54,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     head = ("learned", *families, "all")
     scratch, adapted, untouched = (
         [(method, _chosen(rows, method)) for method in FROM_SCRATCH],
-        [(method, _chosen(rows, method)) for method in (*METHODS, LONGER)],
-        [(method, _chosen(rows, method, untouched=True)) for method in (*METHODS, LONGER)])
+        [(method, _chosen(rows, method)) for method in (*METHODS, *LONGER)],
+        [(method, _chosen(rows, method, untouched=True)) for method in (*METHODS, *LONGER)])
     ways = [*((f"from {method}, {some[0]['inner_steps']:,}", some) for method, some in scratch),
             *((f"{method} start, {some[0]['inner_steps']:,}", some) for method, some in adapted)]
     counts = [(method, *(_count(reaching(rows, method, scratch), len(families)) for scratch in FROM_SCRATCH),
@@ -75,11 +75,11 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     best, few_shot = winner(rows, METHODS), winner(rows, [method for method in METHODS if method != PLAIN])
     num_families = len({row["family"] for row in rows})
     default, better = (len(reaching(rows, best, way)) for way in FROM_SCRATCH)
-    longer = [len(reaching(rows, LONGER, way)) for way in FROM_SCRATCH]
+    longer = [" and ".join(str(len(reaching(rows, method, way))) for way in FROM_SCRATCH) for method in LONGER]
     return [f"Adapting the {best} start with {ADAPTING_PART:.0%} of the budget, the lowest over all families, reaches "
             f"what learning from scratch does with {SCRATCH_PART:.0%} on {default} of {num_families} families where "
-            f"that has the default settings, and on {better} where it has those of adapting; the "
-            f"longer start on {longer[0]} and {longer[1]}. "
+            f"that has the default settings, and on {better} where it has those of adapting; "
+            f"starts that took longer on {', then on '.join(longer)}. "
             f"Lowest of the methods that learn a start for adapting is {few_shot}."]
 
 
@@ -90,9 +90,10 @@ def write(rows: Sequence[Row], comparison: Comparison, directory: Path) -> list[
     lines = ["# Few-shot adaptation, measured", "",
              f"Made by `optsearch bench few-shot`. Starts of `{comparison.design}` are meta-trained on "
              f"{', '.join(comparison.learned_on)} in units up to {UNITS:.0f} times as large or small, for "
-             f"{comparison.start_budget:,} inner steps by each method, one more by plain meta-training for "
-             f"{comparison.longer_start_budget:,}, and then go on with plain meta-training on one "
-             f"family of another domain at a time for {share}. Few-shot methods look {NUM_STEPS} steps at the rate "
+             f"{comparison.start_budget:,} inner steps by each method, others by plain meta-training for "
+             f"{' and '.join(f'{budget:,}' for budget in comparison.longer_start_budgets)}, and then go on "
+             f"with plain meta-training on one family of another domain at a time for {share}. "
+             f"Few-shot methods look {NUM_STEPS} steps at the rate "
              f"{LEARNING_RATE} ahead, on {NUM_TASKS} tasks at a time. Values are log(relative loss) to AdamW + cosine "
              f"tuned on the family, on test rows after {comparison.horizon} steps, 10 inner seeds each: 0 ties, lower "
              f"is better. Interquartile means over {comparison.num_seeds} meta-seeds (95 % bootstrap intervals). What "
