@@ -49,6 +49,7 @@ HOME: dict[str, set[str]] = {
     "torch.utils.tensorboard": {"evaluation"},
     "safetensors": {"trees"},
     "matplotlib": {"pictures"},
+    "plotly": {"pictures"},
     "rich": {"progress"},
     "typer": {"cli"},
     "optuna_dashboard": {"dashboard"},

@@ -1,5 +1,6 @@
 """Pictures of curves and of graphs."""
 
+from optsearch.pictures.charts import Chart, Series, chart_svg, save_chart
 from optsearch.pictures.curves import (
     Colouring,
     Curve,
@@ -14,5 +15,5 @@ from optsearch.pictures.curves import (
 )
 from optsearch.pictures.graphs import Box, graph
 
-__all__ = ["Box", "Colouring", "Curve", "Panel", "clouds", "comparison", "dots", "graph", "learning_curve", "profile",
-           "races", "scaling"]
+__all__ = ["Box", "Chart", "Colouring", "Curve", "Panel", "Series", "chart_svg", "clouds", "comparison", "dots",
+           "graph", "learning_curve", "profile", "races", "save_chart", "scaling"]

@@ -1,0 +1,151 @@
+"""What a study knows at one moment, as plain data for those who show it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from optsearch.search.configs import Config, configs_of
+from optsearch.search.costs import Cost
+from optsearch.search.definition import StudyDefinition
+from optsearch.search.forecasting.pruner import Judgement
+from optsearch.search.objectives import is_feasible, value_of
+from optsearch.search.recovery import FAILURE, OUTCOME
+from optsearch.search.study import FINALS, Store
+
+State = Literal["waiting", "running", "paused", "pruned", "complete", "failed"]
+# Parts in the order in which a reader asks for them.
+PARTS = ("controller", "memory", "rule", "head", "mixing", "base", "schedule")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One point of a learning curve; `value` is log(relative loss) on the validation tasks."""
+
+    inner_steps: int
+    value: float
+    meta_loss: float
+    inner_steps_per_second: float
+    seconds: float
+    failed_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One design that was begun, with all its retries and continuations; `number` is that of the first.
+
+    `value` is the end of a complete trial, or the newest point of any other. `seconds` is what training has taken
+    inside its process, evaluation included. `problem` says why a trial failed or how it ended early.
+    """
+
+    number: int
+    last_number: int
+    state: State
+    design: Mapping[str, Mapping[str, Any]]
+    params: Mapping[str, Any]
+    value: float | None
+    cost: Cost | None
+    curve: tuple[Point, ...]
+    forecasts: tuple[Judgement, ...]
+    started: datetime | None
+    ended: datetime | None
+    problem: str
+    is_feasible: bool
+
+    @property
+    def num_spent(self) -> int:
+        """Inner steps."""
+        return self.curve[-1].inner_steps if self.curve else 0
+
+    @property
+    def seconds(self) -> float:
+        return self.curve[-1].seconds if self.curve else 0.0
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each part that tells designs apart, without those it lacks."""
+        found = {slot: self.design.get(slot, {}).get("kind", "none") for slot in PARTS}
+        # Without a rule no head is read.
+        found |= {"head": "none"} if found["rule"] == "none" else {}
+        return {slot: kind for slot, kind in found.items() if kind != "none"}
+
+    @property
+    def in_brief(self) -> str:
+        """The kinds of its parts, such as "mlp rule, adamw base"."""
+        return ", ".join(f"{kind} {slot}" for slot, kind in self.kinds.items())
+
+    @property
+    def family(self) -> str:
+        """What kind of learned optimizer it is: its controller and its rule, such as "gnn + mlp"."""
+        kinds = self.kinds
+        return " + ".join(kinds[slot] for slot in ("controller", "rule") if slot in kinds) or "schedule alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A study and its trials in the order of being started; duplicates and designs over the limits are left out.
+
+    `finals` is what `study finalists` has found, None before.
+    """
+
+    name: str
+    study_id: int
+    url: str
+    definition: StudyDefinition
+    trials: tuple[Trial, ...]
+    finals: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, store: Store, name: str) -> Self:
+        """Raises `StudyError` for a study that isn't there, or that optsearch did not make."""
+        study = store.load(name)
+        curves, forecasts = store.records.curves(study._study_id), store.records.forecasts(study._study_id)
+        trials = [_trial(config, curves.get(config.chain, {}), forecasts.get(config.chain, {}))
+                  for config in configs_of(study)]
+        return cls(name=name, study_id=study._study_id, url=store.url, definition=StudyDefinition.of(study),
+                   trials=tuple(trials), finals=study.user_attrs.get(FINALS))
+
+    def in_state(self, *states: State) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state in states]
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial of the lowest value within the limits."""
+        ended = [trial for trial in self.in_state("complete") if trial.is_feasible and trial.value is not None]
+        return min(ended, key=lambda trial: trial.value or 0.0, default=None)
+
+    @property
+    def num_spent(self) -> int:
+        """Inner steps of all trials."""
+        return sum(trial.num_spent for trial in self.trials)
+
+    @property
+    def seconds(self) -> float:
+        """Of all trials, one process each."""
+        return sum(trial.seconds for trial in self.trials)
+
+
+def _trial(config: Config, curve: Mapping[int, dict[str, Any]], forecasts: Mapping[int, dict[str, Any]]) -> Trial:
+    last = config.last
+    points = tuple(Point(**{name: row[name] for name in Point.__dataclass_fields__}) for row in curve.values())
+    newest = points[-1].value if points else None
+    value = value_of(last) if config.state.name == "COMPLETE" else newest
+    return Trial(
+        number=config.chain, last_number=last.number, state=_state(config), design=last.user_attrs.get("design", {}),
+        params=last.params, value=value, cost=Cost.kept(last), curve=points,
+        forecasts=tuple(map(Judgement.of, forecasts.values())), started=config.trials[0].datetime_start,
+        ended=last.datetime_complete, problem=_problem(config), is_feasible=is_feasible(last))
+
+
+def _state(config: Config) -> State:
+    if config.is_paused:
+        return "paused"
+    names: dict[str, State] = {"FAIL": "failed", "COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running"}
+    return names.get(config.state.name, "waiting")
+
+
+def _problem(config: Config) -> str:
+    """The reason of a failure, or an outcome that is neither an end nor pruning."""
+    attributes = config.last.user_attrs
+    outcome = attributes.get(OUTCOME, "")
+    return attributes.get(FAILURE, "" if outcome in ("COMPLETED", "PRUNED") else outcome.lower())
