@@ -1,9 +1,7 @@
 """What this machine can do at most on one core, and how much of it an inner step has to use."""
 
 import os
-import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ import torch
 from optsearch.bench.timing import Contender
 from optsearch.bench.unrolls import Unroll
 from optsearch.optimizers.feature_groups import PARAMETER_GROUPS
+from optsearch.search.environment import cpu_name
 from optsearch.tasks import TaskFamily
 from optsearch.trees import Tree
 
@@ -28,7 +27,7 @@ def machine() -> dict[str, Any]:
     source = torch.rand(COPIED_BYTES // BYTES_PER_NUMBER)
     target = torch.empty_like(source)
     return {
-        "cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "matmul_gigaflops": 2 * MATRIX_SIZE**3 / _best_seconds(lambda: torch.mm(first, second, out=product)) / 1e9,
         "copy_gigabytes_per_second": 2 * COPIED_BYTES / _best_seconds(lambda: target.copy_(source)) / 1e9,
     }
@@ -83,11 +82,3 @@ def _best_seconds(work: Contender, repetitions: int = 12) -> float:
         return time.perf_counter() - started
 
     return min(once() for _ in range(repetitions))
-
-
-def _cpu() -> str:
-    """The processor's name, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

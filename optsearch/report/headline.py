@@ -58,12 +58,16 @@ class Headline:
             "num_trials": provenance.get("num_trials"), "num_pruned": provenance.get("num_pruned"),
             "seconds": round(self.seconds, 1), "artifact": str(self.path)}
 
-    def draw(self, path: Path) -> None:
+    @property
+    def curves(self) -> dict[str, dict[str, pictures.Curve]]:
         """Mean losses over families and seeds, on test data and in training."""
-        pictures.comparison(path, {
-            title: {words: _mean([getattr(result.measurements[name].runs, curve) for result in self.main],
-                                 self.horizon) for name, words in TITLES.items()}
-            for title, curve in {"test loss": "measured", "training loss": "train"}.items()})
+        return {title: {words: _mean([getattr(result.measurements[name].runs, curve) for result in self.main],
+                                     self.horizon) for name, words in TITLES.items()}
+                for title, curve in {"test loss": "measured", "training loss": "train"}.items()}
+
+    def draw(self, path: Path) -> None:
+        """Its `curves`."""
+        pictures.comparison(path, self.curves)
 
 
 def _family(result: Result) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from optsearch.search.forecasting.ranks import kendall
 from optsearch.search.objectives import end_of
 from optsearch.search.records import Records
 from optsearch.search.recovery import chain_of
-from optsearch.tables import columns
+from optsearch.tables import Table, columns
 
 PARTS = (0.1, 0.25, 0.5)
 TOP = 0.1
@@ -65,11 +65,9 @@ class Audit:
         """The part of the trials to be pruned that would have ended in the best tenth, estimated from the spared."""
         return self.num_wrong / self.num_spared if self.num_spared else None
 
-    def lines(self) -> list[str]:
-        """For a person."""
-        rows = [(f"{each.part:.0%}", str(each.num_trials), _number(each.rank_correlation),
-                 _number(each.last_value_correlation), _percent(each.within_50), _percent(each.within_90))
-                for each in self.accuracies]
+    @property
+    def sentences(self) -> list[str]:
+        """What happened, for a person."""
         rate = _percent(self.false_prune_rate)
         return [
             f"{self.num_forecasts} forecasts; {self.num_problems} failed",
@@ -77,10 +75,22 @@ class Audit:
             f"{self.num_pruned} pruned, {self.num_pruned_by_predictor} of them by the predictor",
             f"inner steps saved: {_percent(self.compute_saved)}",
             f"pruned wrongly: {rate} ({self.num_wrong} of {self.num_spared} trials that were to be pruned, but were "
-            "spared by chance, ended in the best 10 %)",
-            "",
-            "forecasts against the ends of the trials that spent their budget; the pruned ones' ends nobody knows:",
-            *columns([HEADER, *rows])]
+            "spared by chance, ended in the best 10 %)"]
+
+    @property
+    def table(self) -> Table:
+        """How right the forecasts were."""
+        return Table("Forecasts against ends", "Of the trials that spent their budget; the pruned ones' ends nobody "
+                     "knows.", HEADER, [
+            (f"{each.part:.0%}", str(each.num_trials), _number(each.rank_correlation),
+             _number(each.last_value_correlation), _percent(each.within_50), _percent(each.within_90))
+            for each in self.accuracies])
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        return [*self.sentences, "",
+                "forecasts against the ends of the trials that spent their budget; the pruned ones' ends nobody knows:",
+                *columns([HEADER, *self.table.rows])]
 
 
 def audit(study: optuna.Study, records: Records) -> Audit:
