@@ -22,6 +22,7 @@ from optsearch.cli.options import (
     emit,
     slots_of,
 )
+from optsearch.cli.report import report
 from optsearch.cli.study import studies
 from optsearch.cli.tasks import check, tasks
 from optsearch.errors import OptsearchError
@@ -127,6 +128,7 @@ def spaces(as_json: JsonOption = False) -> None:
 studies.command()(finalists)
 app.command()(adapt)
 app.command()(evaluate)
+app.command()(report)
 app.command()(embeddings)
 app.command()(tasks)
 app.command()(check)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 # Readable on white and on black; the first stands out.
 CHART_COLOURS = (LEARNED_COLOUR, "#2a9d8f", "#e09f3e", "#8d6bb8", "#5b8fd6", "#8a9a5b", "#e76f51", "#7f8c8d")
 QUIET_COLOUR = "#8c8c8c"
+# Inches, so that words can be read where a phone shows all of it; the characters of a legend's line.
+WIDTH, LEGEND_CHARACTERS = 4.8, 66
+# Logarithmic axes over less than this have ticks as others do.
+NARROW = 5.0
 # Stands in a drawing for the colour of the text around it.
 INK = "#0a0b0c"
 
@@ -77,8 +82,11 @@ def chart_svg(chart: Chart) -> str:
 
 def _drawn(chart: Chart, ink: str) -> "Figure":
     bars = [series for series in chart.series if series.look == "bars"]
-    height = 1.1 + 0.3 * max(map(len, (series.x for series in bars))) * len(bars) if bars else 3.6
-    drawn, (axis,) = figure(width=6.4, height=height)
+    labels = [series.label for series in chart.series if not series.quiet]
+    num_columns = max(1, int(LEGEND_CHARACTERS / (max(map(len, labels), default=0) + 6)))
+    num_rows = ceil(len(labels) / num_columns) if len(labels) > 1 else 0
+    height = 1.1 + 0.3 * max(map(len, (series.x for series in bars))) * len(bars) if bars else 3.2
+    drawn, (axis,) = figure(width=WIDTH, height=height + 0.19 * num_rows)
     colours = cycle(CHART_COLOURS)
     for place, series in enumerate(chart.series):
         _draw(axis, series, QUIET_COLOUR if series.quiet else next(colours), (place, len(bars)))
@@ -87,10 +95,13 @@ def _drawn(chart: Chart, ink: str) -> "Figure":
     axis.set(xlabel=chart.horizontal, ylabel=chart.vertical, **_scales(chart))
     axis.set_title(chart.title, fontsize="medium", loc="left", color=ink)
     _format(axis, chart, is_words=bool(bars))
-    if sum(not series.quiet for series in chart.series) > 1:
-        axis.legend(frameon=False, fontsize="small", labelcolor=ink, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axis.xaxis.label.set_color(ink)
     axis.yaxis.label.set_color(ink)
+    if num_rows:
+        # Of those that Matplotlib finds, quiet ones would fill the picture; error bars it finds last.
+        found = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        drawn.legend([found[label] for label in labels], labels, frameon=False, fontsize="small", labelcolor=ink,
+                     loc="outside lower left", ncols=num_columns)
     axis.tick_params(colors=ink, which="both")
     axis.spines[:].set_color(ink)
     return drawn
@@ -140,11 +151,16 @@ def _format(axis: "Axes", chart: Chart, *, is_words: bool) -> None:
 
 
 def _ticks(part: "Axis", is_log: bool, values: Sequence[Sequence[float] | Sequence[str]]) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-    part.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8) if is_log else MaxNLocator(6))
-    if is_log:
+    low, high = part.get_view_interval()
+    # Between few powers of ten no round number may lie.
+    is_wide = is_log and high > NARROW * low
+    part.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8) if is_wide else MaxNLocator(6))
+    if is_wide:
         part.set_minor_formatter(NullFormatter())
+    elif is_log:
+        part.set_minor_locator(NullLocator())
     if any(not isinstance(value, str) and abs(value) >= 1000 for row in values for value in row):
         part.set_major_formatter(EngFormatter(sep=""))
     elif is_log:
