@@ -11,6 +11,7 @@ from optsearch.cli.bench import benches
 from optsearch.cli.designs import designs
 from optsearch.cli.embeddings import embeddings
 from optsearch.cli.evaluate import evaluate
+from optsearch.cli.explain import explain
 from optsearch.cli.finalists import finalists
 from optsearch.cli.options import (
     DeviceOption,
@@ -130,5 +131,6 @@ app.command()(adapt)
 app.command()(evaluate)
 app.command()(report)
 app.command()(embeddings)
+app.command()(explain)
 app.command()(tasks)
 app.command()(check)
