@@ -43,7 +43,7 @@ def saved(path: Path, name: str, size: float = 0.05) -> Path:
     design = named_design(name)
     weights = {key: leaf + size * torch.randn(leaf.shape, generator=generator(0, key))
                for key, leaf in design.init_weights(generator(0, "weights")).items()}
-    Artifact(design, weights, {"tasks": ["tabular_mlp/wine"], "horizon": 30}).save(path)
+    Artifact(design, weights, {"tasks": ["tabular_mlp/wine"], "horizon": 8}).save(path)
     return path
 
 

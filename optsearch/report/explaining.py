@@ -107,7 +107,7 @@ def layers(found: Explanation) -> Table:
         ("tensor", "parameters", "step / params", "last / first", "learning rate", "momentum", "explained", "AdamW's"),
         [(name, f"{size:,}", _percent(float(learned.mean_relative_step[1 + index])),
           _percent(_last_over_first(learned.step_size[:, 1 + index])),
-          _number(_mean(learned.learning_rate[:, 1 + index])), f"{each.momentum:.2f}", _percent(each.explained),
+          _number(_mean(learned.learning_rate[:, 1 + index])), _number(each.momentum), _percent(each.explained),
           _percent(float(adamw.mean_relative_step[1 + index])))
          for index, (name, size, each) in enumerate(zip(learned.names, learned.sizes.tolist(), learned.responses,
                                                          strict=True))])
