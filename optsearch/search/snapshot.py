@@ -1,16 +1,19 @@
 """What a study knows at one moment, as plain data for those who show it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
+
+import optuna
 
 from optsearch.search.configs import Config, configs_of
 from optsearch.search.costs import Cost
 from optsearch.search.definition import StudyDefinition
 from optsearch.search.forecasting.pruner import Judgement
 from optsearch.search.objectives import is_feasible, value_of
-from optsearch.search.recovery import FAILURE, OUTCOME
+from optsearch.search.records import Records
+from optsearch.search.recovery import FAILURE, OUTCOME, OWNER
 from optsearch.search.study import FINALS, Store
 
 State = Literal["waiting", "running", "paused", "pruned", "complete", "failed"]
@@ -35,7 +38,8 @@ class Trial:
     """One design that was begun, with all its retries and continuations; `number` is that of the first.
 
     `value` is the end of a complete trial, or the newest point of any other. `seconds` is what training has taken
-    inside its process, evaluation included. `problem` says why a trial failed or how it ended early.
+    inside its process, evaluation included. `problem` says why a trial failed or how it ended early. `host` is the
+    machine of its newest process.
     """
 
     number: int
@@ -51,6 +55,7 @@ class Trial:
     ended: datetime | None
     problem: str
     is_feasible: bool
+    host: str = ""
 
     @property
     def num_spent(self) -> int:
@@ -98,12 +103,22 @@ class Snapshot:
     @classmethod
     def of(cls, store: Store, name: str) -> Self:
         """Raises `StudyError` for a study that isn't there, or that optsearch did not make."""
-        study = store.load(name)
-        curves, forecasts = store.records.curves(study._study_id), store.records.forecasts(study._study_id)
+        return cls.reader(store, name)()
+
+    @classmethod
+    def reader(cls, store: Store, name: str) -> Callable[[], Self]:
+        """Gives a newer one at every call; trials that have ended aren't read again."""
+        study, records = store.load(name), store.records
+        return lambda: cls.of_study(study, records)
+
+    @classmethod
+    def of_study(cls, study: optuna.Study, records: Records) -> Self:
+        """Of a study of which the trials that have ended may have been read already."""
+        curves, forecasts = records.curves(study._study_id), records.forecasts(study._study_id)
         trials = [_trial(config, curves.get(config.chain, {}), forecasts.get(config.chain, {}))
                   for config in configs_of(study)]
-        return cls(name=name, study_id=study._study_id, url=store.url, definition=StudyDefinition.of(study),
-                   trials=tuple(trials), finals=study.user_attrs.get(FINALS))
+        return cls(name=study.study_name, study_id=study._study_id, url=records.url,
+                   definition=StudyDefinition.of(study), trials=tuple(trials), finals=study.user_attrs.get(FINALS))
 
     def in_state(self, *states: State) -> list[Trial]:
         return [trial for trial in self.trials if trial.state in states]
@@ -134,7 +149,8 @@ def _trial(config: Config, curve: Mapping[int, dict[str, Any]], forecasts: Mappi
         number=config.chain, last_number=last.number, state=_state(config), design=last.user_attrs.get("design", {}),
         params=last.params, value=value, cost=Cost.kept(last), curve=points,
         forecasts=tuple(map(Judgement.of, forecasts.values())), started=config.trials[0].datetime_start,
-        ended=last.datetime_complete, problem=_problem(config), is_feasible=is_feasible(last))
+        ended=last.datetime_complete, problem=_problem(config), is_feasible=is_feasible(last),
+        host=last.user_attrs.get(OWNER, {}).get("host", ""))
 
 
 def _state(config: Config) -> State:
