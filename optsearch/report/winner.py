@@ -6,9 +6,10 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
-from optsearch.report.design_picture import draw, value_in_words
+from optsearch.optimizers.picture import draw, value_in_words
 from optsearch.report.material import WEIGHTS, Material
 from optsearch.report.page import Block, Drawing, Listing
+from optsearch.search.snapshot import Trial
 from optsearch.tables import Table
 
 ON, OFF = "with", "without"
@@ -19,13 +20,21 @@ def best_in_words(material: Material) -> str:
     trial, snapshot = material.winner, material.snapshot
     if trial is None or snapshot.best is None:
         return f"{len(snapshot.trials)} designs were begun; none within the limits has come to its end yet."
-    found = (f"Trial {trial.number} is the best of {len(snapshot.trials)} designs: {trial.in_brief}. Where the search "
-             f"measured it, its loss is {change(exp(trial.value or 0.0))} that of AdamW with its learning rate tuned.")
+    is_best = trial.number == snapshot.best.number
+    found = (f"{_named(trial)} is the {'best' if is_best else 'winner of the finalists'} of {len(snapshot.trials)} "
+             f"designs: {trial.in_brief}. Where the search measured it, its loss is "
+             f"{change(exp(trial.value or 0.0))} that of AdamW with its learning rate tuned.")
     if material.headline is None:
         return found
     loss = material.headline.learned.relative_loss
     return found + (f" On fresh seeds and test rows it is {change(loss.value)} (95 % interval of the ratio "
                     f"{loss.low:.3f} to {loss.high:.3f}).")
+
+
+def _named(trial: Trial) -> str:
+    """With the number that Optuna knows its end by, where it was interrupted or paused."""
+    last = trial.last_number
+    return f"Trial {trial.number}" + (f" (which ended as trial {last})" if last != trial.number else "")
 
 
 def change(ratio: float) -> str:
@@ -47,7 +56,7 @@ def winner(material: Material, weights: str = WEIGHTS) -> list[Block]:
             ("FLOPs per tensor and step", f"{costs.flops_per_tensor:,.0f}"),
             ("bytes of state per parameter", f"{costs.state_bytes_per_parameter:.1f}")]
     title = f"Trial {trial.number} of {material.name}"
-    return [f"{title}: {trial.in_brief}.",
+    return [f"{_named(trial)}: {trial.in_brief}.",
             Drawing(title, partial(_draw, title=title, structure=structure),
                     "From left to right: what a step reads, what is computed, and the step that comes out."),
             Table("Cost", "Of one step of a layer with 128 inputs and 128 outputs, in float32.", ("", ""), rows),
