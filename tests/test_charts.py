@@ -31,7 +31,7 @@ def a_trial(number: int, state: State, values: list[float], **rest: object) -> T
     curve = tuple(Point(inner_steps=1000 * (index + 1), value=value, meta_loss=1.0, inner_steps_per_second=500.0,
                         seconds=2.0 * (index + 1), failed_share=0.0) for index, value in enumerate(values))
     facts = {
-        "last_number": number, "design": {"rule": {"kind": "mlp"}, "base": {"kind": "adamw"}}, "params": {},
+        "last_number": number, "parts": {"rule": {"kind": "mlp"}, "base": {"kind": "adamw"}}, "params": {},
         "value": values[-1] if values else None, "cost": Cost(100.0 * (number + 1), 8.0), "curve": curve,
         "forecasts": (), "started": BEGUN, "ended": BEGUN + timedelta(minutes=number), "problem": "",
         "is_feasible": True}
@@ -60,7 +60,7 @@ def test_a_chart_is_drawn_for_files_for_pages_and_for_the_dashboard(name: str, t
 
 
 def test_the_best_so_far_never_rises_and_counts_what_all_trials_spent() -> None:
-    trials = [a_trial(0, "complete", [0.5, 0.2]), a_trial(1, "pruned", [0.9]), a_trial(2, "complete", [0.4, 0.3]),
+    trials = [a_trial(0, "complete", [0.5, 0.2]), a_trial(1, "paused", [0.9]), a_trial(2, "complete", [0.4, 0.3]),
               a_trial(3, "complete", [0.1, -0.4]), a_trial(4, "complete", [-0.9], is_feasible=False)]
     points, best = study_charts(a_snapshot(*trials))["progress"].series
     assert list(best.x) == [2000, 3000, 5000, 7000, 8000]

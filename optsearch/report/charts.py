@@ -19,8 +19,11 @@ def study_charts(snapshot: Snapshot) -> dict[str, Chart]:
 
 
 def progress_chart(snapshot: Snapshot) -> Chart:
-    """Where complete trials ended and the best of them, over the inner steps that all trials had spent."""
-    ended = sorted((trial for trial in snapshot.in_state("complete", "pruned") if trial.ended and trial.curve),
+    """Where complete trials ended and the best of them, over the inner steps that all had spent.
+
+    Those of a paused trial count where it was paused last.
+    """
+    ended = sorted((trial for trial in snapshot.trials if trial.ended and trial.curve),
                    key=lambda trial: (trial.ended, trial.number))
     spent, best, steps, bests, complete = 0, inf, [], [], []
     for trial in ended:
