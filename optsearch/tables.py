@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class Table:
     def plain(self) -> list[str]:
         """Aligned columns."""
         return [self.title, *([self.note] if self.note else []), "", *columns([self.header, *self.rows])]
+
+    def _repr_html_(self) -> str:
+        """For a notebook, whose colours it takes."""
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.header)
+        rows = "".join("<tr>" + "".join(f'<td style="text-align: left">{escape(cell)}</td>' for cell in row) + "</tr>"
+                       for row in self.rows)
+        return (f"<p><strong>{escape(self.title)}</strong>{f'<br><small>{escape(self.note)}</small>' * bool(self.note)}"
+                f"</p><table>{f'<thead><tr>{head}</tr></thead>' * any(self.header)}<tbody>{rows}</tbody></table>")
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

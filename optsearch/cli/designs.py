@@ -46,7 +46,7 @@ def show(name: Annotated[str, typer.Argument(help="A design's name, or a file ma
 
     Example: optsearch designs show celo2 --png celo2.png
     """
-    from optsearch.report.design_picture import draw, value_in_words
+    from optsearch.optimizers.picture import draw, value_in_words
 
     design, text = _found(name)
     costs, structure = design.costs(), design.structure

@@ -9,11 +9,6 @@ import typer
 
 from optsearch.cli.options import JsonOption, QuietOption, StorageOption, WorkersOption, emit, run_as_workers_do
 
-# Half and double the horizon, and far beyond it.
-FURTHER_RATIOS = (0.5, 1.0, 2.0, 5.0)
-NUM_SUITE_SEEDS = 5
-ALL, OWN = "all", "study"
-
 
 def evaluate(file: Annotated[Path, typer.Argument(help="A file made by `optsearch export`.")],
              task: Annotated[list[str] | None, typer.Option(
@@ -38,23 +33,16 @@ def evaluate(file: Annotated[Path, typer.Argument(help="A file made by `optsearc
     Example: optsearch evaluate best.safetensors --suite study --output reports/best --workers 2
     """
     run_as_workers_do()
-    from optsearch.evaluation import OPPONENTS
     from optsearch.report import yardstick
     from optsearch.report.headline import evaluate_file, in_words
-    from optsearch.report.measuring import Asked, tasks_for
-    from optsearch.tasks import suites
+    from optsearch.report.measuring import ask
 
-    held_out = suites.suite(suite) if suite and suite != OWN else ()
-    names = [*(task or []), *held_out] or tasks_for(file)
-    opponents = opponent or ([ALL] if suite else [])
-    asked = Asked(
-        path=file, tasks=tuple(names), opponents=tuple(OPPONENTS) if ALL in opponents else tuple(opponents),
-        horizon=horizon or 0, horizon_ratios=FURTHER_RATIOS if suite else (1.0,), first_seed=seed,
-        num_seeds=seeds or (NUM_SUITE_SEEDS if suite else Asked.num_seeds), tunes_learning_rate=tune, url=storage)
+    asked = ask(file, tasks=task or [], suite=suite, opponents=opponent or [], horizon=horizon or 0, first_seed=seed,
+                num_seeds=seeds, tunes_learning_rate=tune, url=storage)
     headline = evaluate_file(asked, workers, quiet=quiet or as_json)
     if picture is not None:
         headline.draw(picture)
-    is_long = bool(suite or opponents or tune)
+    is_long = bool(suite or opponent or tune)
     written = [] if output is None else yardstick.write(headline, output, f"optsearch {shlex.join(sys.argv[1:])}")
     lines = [line for table in yardstick.tables(headline) for line in [*table.plain(), ""]] if is_long else []
     extra = {"standings": yardstick.standings(headline)} if is_long else {}

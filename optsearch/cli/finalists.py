@@ -1,6 +1,6 @@
 """`optsearch study finalists`: the best trials once more, with new seeds, until the best is known."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,6 @@ from optsearch.cli.options import (
     emit,
     slots_of,
 )
-from optsearch.tables import Table
-
-if TYPE_CHECKING:
-    from optsearch.search.finals import Finals
 
 
 def finalists(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="A study, or several to compare.")],
@@ -43,20 +39,6 @@ def finalists(names: Annotated[list[str], typer.Argument(metavar="NAME...", help
     asked = Asked(tuple(names), top, Rules(confidence, max_seeds, margin))
     found = hold(Store.at(storage), asked, slots_of(device, workers), quiet=quiet)
     emit(found.to_config(), as_json, [
-        *_table(found).plain(), "", found.statement,
+        *found.table.plain(), "", found.statement,
         f"next: optsearch export {found.winner.study} -o best.safetensors"])
 
-
-def _table(finals: "Finals") -> Table:
-    race = finals.race
-    rows = []
-    for index in race.order:
-        mean, seen, behind = finals.mean(index), finals.candidates[index].seen_value, race.behind[index]
-        rows.append((finals.name(index), str(mean), f"{seen:.3f}", f"{finals.luck(index):+.3f}",
-                     str(len(race.values[index])), "" if behind is None else str(behind),
-                     f"after {len(race.values[index])}" if index in race.left else ""))
-    return Table(
-        f"Finalists of {' and '.join(dict.fromkeys(each.study for each in finals.candidates))}",
-        f"values are log(loss / tuned AdamW's), below 0 is better; {finals.confidence} intervals; luck is how much "
-        "better the search saw a trial than it is with new meta-seeds",
-        ("", "new seeds", "the search saw", "luck", "seeds", "behind", "dropped out"), rows)

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from optsearch.errors import UsageError
+from optsearch.search.slots import slots_of
+
+__all__ = ["DeviceOption", "JsonOption", "NameArgument", "QuietOption", "StorageOption", "WorkersOption", "emit",
+           "run_as_workers_do", "slots_of"]
 
 StorageOption = Annotated[str | None, typer.Option(
     "--storage", envvar="OPTUNA_STORAGE", show_envvar=True,
@@ -26,14 +29,6 @@ def emit(content: Any, as_json: bool, lines: Iterable[str]) -> None:
         print(json.dumps(content, allow_nan=False))
     else:
         print("\n".join(lines))
-
-
-def slots_of(device: str, workers: int) -> list[str]:
-    """One device a worker, handed out in turn; every device gets one at least."""
-    devices = [part.strip() for part in device.split(",") if part.strip()]
-    if not devices:
-        raise UsageError("--device is empty. Expected cpu, cuda, or a list such as cuda:0,cuda:1.")
-    return [devices[index % len(devices)] for index in range(max(workers, len(devices)))]
 
 
 def run_as_workers_do() -> None:

@@ -34,6 +34,13 @@ class Artifact:
         """All numbers: the weights, and beside them the adapters'."""
         return self.weights | (self.adapters.to_tree() if self.adapters else {})
 
+    def __repr__(self) -> str:
+        source = "trial {trial} of {study}: ".format(**self.provenance) if "trial" in self.provenance else ""
+        return f"<Artifact: {source}{self.design!r}>"
+
+    def _repr_html_(self) -> str:
+        return self.design._repr_html_()
+
     def weights_in(self, domain: str) -> Tree:
         """What the design makes its steps with in a domain: the shared weights where it has no adapter."""
         return effective(self.tree, domain)

@@ -23,6 +23,7 @@ from optsearch.optimizers.memory import MEMORIES, Memory, NoMemory
 from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
 from optsearch.optimizers.moment import Moment, Observation
 from optsearch.optimizers.part import Config, part_from_config, part_to_config
+from optsearch.optimizers.picture import html, line
 from optsearch.optimizers.rules import MLP, RULES, NoRule, Rule, init_layer, linear
 from optsearch.optimizers.schedules import SCHEDULES, Progress, Schedule
 from optsearch.optimizers.steering import Controls, Settings, Steering
@@ -64,6 +65,8 @@ class LearnedOptimizer:
     tensors: TensorFeatures = field(default_factory=TensorFeatures)
     memory: Memory = field(default_factory=NoMemory)
     controls: Controls = field(default_factory=Controls)
+
+    __repr__, _repr_html_ = line, html
 
     def __post_init__(self) -> None:
         if self.mixing.has_base != (self.base is not None):

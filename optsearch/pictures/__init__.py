@@ -13,7 +13,8 @@ from optsearch.pictures.curves import (
     races,
     scaling,
 )
-from optsearch.pictures.graphs import Box, graph
+from optsearch.pictures.graphs import Box, graph, graph_svg
+from optsearch.pictures.sparklines import sparkline_svg
 
 __all__ = ["Box", "Chart", "Colouring", "Curve", "Panel", "Series", "chart_svg", "clouds", "comparison", "dots",
-           "graph", "learning_curve", "profile", "races", "save_chart", "scaling"]
+           "graph", "graph_svg", "learning_curve", "profile", "races", "save_chart", "scaling", "sparkline_svg"]

@@ -62,6 +62,12 @@ class Chart:
     mark: float | None = None
     note: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Chart {self.title!r}: {self.vertical} over {self.horizontal}>"
+
+    def _repr_html_(self) -> str:
+        return chart_svg(self)
+
 
 def save_chart(path: Path, chart: Chart) -> None:
     """Draw to `path`, whose ending says as what: .png or .svg."""

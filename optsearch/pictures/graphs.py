@@ -1,5 +1,6 @@
 """Pictures of graphs: boxes, and lines between them."""
 
+import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optsearch.layering import Line, placed
+from optsearch.pictures.charts import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Face and edge of boxes, by what they are; others are grey.
 BOX_COLOURS = {"per parameter": ("#d6eaf0", "#00798c"), "per tensor": ("#fbe5c0", "#c98a1b"),
@@ -32,6 +35,23 @@ class Box:
 
 def graph(path: Path, title: str, boxes: Mapping[str, Box], edges: Collection[tuple[str, str]]) -> None:
     """A directed acyclic graph from left to right; `edges` are pairs of keys of `boxes`."""
+    drawn = _drawn(title, boxes, edges, "black")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=min(MOST_DPI, max(LEAST_DPI, PICTURE_WIDTH / drawn.get_figwidth())))
+
+
+def graph_svg(title: str, boxes: Mapping[str, Box], edges: Collection[tuple[str, str]]) -> str:
+    """The same as an `<svg>` element; what stands outside boxes takes the colour of the page's text."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        buffer = io.StringIO()
+        _drawn(title, boxes, edges, INK).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg"):].replace(INK, "currentColor")
+
+
+def _drawn(title: str, boxes: Mapping[str, Box], edges: Collection[tuple[str, str]], ink: str) -> "Figure":
     from matplotlib.figure import Figure
 
     sizes = {name: _size(box) for name, box in boxes.items()}
@@ -43,12 +63,11 @@ def graph(path: Path, title: str, boxes: Mapping[str, Box], edges: Collection[tu
     axis = drawn.add_axes((0, 0, 1, 1), xlim=(-MARGIN, width - MARGIN),
                           ylim=(height - MARGIN - TITLE_HEIGHT, -MARGIN - TITLE_HEIGHT))
     axis.axis("off")
-    _draw_head(axis, title, kinds)
+    _draw_head(axis, title, kinds, ink)
     _draw_lines(axis, places.lines)
     for name, box in boxes.items():
         _draw_box(axis, box, places.centres[name], places.sizes[name])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path, dpi=min(MOST_DPI, max(LEAST_DPI, PICTURE_WIDTH / width)))
+    return drawn
 
 
 def _text_width(text: str, size: float = LINE_SIZE, weight: str = "normal") -> float:
@@ -77,13 +96,13 @@ def _head_width(title: str, kinds: Iterable[str]) -> float:
     return max(x for _, x in _head_places(title, kinds))
 
 
-def _draw_head(axis: "Axes", title: str, kinds: Iterable[str]) -> None:
+def _draw_head(axis: "Axes", title: str, kinds: Iterable[str], ink: str) -> None:
     """The title, and what the colours mean."""
-    axis.text(0, -TITLE_HEIGHT, title, size=NAME_SIZE + 2, weight="bold", va="center")
+    axis.text(0, -TITLE_HEIGHT, title, size=NAME_SIZE + 2, weight="bold", va="center", color=ink)
     for kind, x in _head_places(title, kinds):
         if kind:
             _draw_patch(axis, kind, (x + 0.07, -TITLE_HEIGHT), (0.14, 0.14))
-            axis.text(x + 0.22, -TITLE_HEIGHT, kind, size=LINE_SIZE, va="center")
+            axis.text(x + 0.22, -TITLE_HEIGHT, kind, size=LINE_SIZE, va="center", color=ink)
 
 
 def _draw_patch(axis: "Axes", kind: str, centre: tuple[float, float], size: tuple[float, float]) -> None:

@@ -14,6 +14,7 @@ from optsearch.evaluation import BASELINE, LEARNED, Result, Standing
 from optsearch.evaluation.metrics import interquartile_mean
 from optsearch.export import Artifact
 from optsearch.report.measuring import Asked, horizon_of, measure
+from optsearch.tables import Table
 
 TITLES = {LEARNED: "learned", BASELINE: "AdamW + cosine, tuned"}
 
@@ -50,6 +51,18 @@ class Headline:
     @property
     def learned(self) -> Standing:
         return evaluation.standing(self.main, LEARNED)
+
+    def __repr__(self) -> str:
+        return f"<Headline: {', '.join(f'{name} {value}' for name, value, _ in _figures(self.learned))}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the figures, and the relative loss on each family."""
+        title = f"{self.path.name} against tuned AdamW + cosine"
+        note = "; ".join(["Fresh seeds and test data, 95 % intervals", *_remarks(self)])
+        families = [(result.family, f"{float(interquartile_mean(result.relative_losses(LEARNED))):.3f}",
+                     f"{result.baseline.tuned.learning_rate:.3g}") for result in self.main]
+        return (Table(title, note, ("", "", ""), _figures(self.learned))._repr_html_()
+                + Table("Families", "", ("family", "relative loss", "AdamW's rate"), families)._repr_html_())
 
     def to_config(self) -> dict[str, Any]:
         provenance, standing = self.artifact.provenance, self.learned
@@ -91,23 +104,30 @@ def evaluate_file(asked: Asked, num_workers: int = 1, *, quiet: bool = False) ->
     return Headline(asked.path, artifact, tuple(results), horizon_of(asked, artifact), time.monotonic() - started)
 
 
+def _figures(standing: Standing) -> list[tuple[str, str, str]]:
+    """What it is, its value, what that means."""
+    return [("relative loss", str(standing.relative_loss), "below 1 is better"),
+            ("speedup", str(standing.speedup), "to AdamW's final test loss"),
+            ("train speedup", str(standing.train_speedup), "to AdamW's final training loss"),
+            ("time of a step", f"{standing.seconds_ratio:.2f}", "times that with AdamW, model included, here")]
+
+
 def in_words(headline: Headline) -> list[str]:
     """The result for a person."""
-    standing = headline.learned
     tasks = ", ".join(result.family for result in headline.main)
+    return [f"{headline.path} against tuned AdamW + cosine, fresh seeds and test data ({tasks}), 95 % intervals:",
+            *(f"  {name:<16}{value}   {words}" for name, value, words in _figures(headline.learned)),
+            *(f"  {line}" for line in _remarks(headline))]
+
+
+def _remarks(headline: Headline) -> list[str]:
+    standing, lines = headline.learned, []
     edges = [result.family for result in headline.main if not result.baseline.tuned.is_interior]
-    lines = [
-        f"{headline.path} against tuned AdamW + cosine, fresh seeds and test data ({tasks}), 95 % intervals:",
-        f"  relative loss   {standing.relative_loss}   below 1 is better",
-        f"  speedup         {standing.speedup}   to AdamW's final test loss",
-        f"  train speedup   {standing.train_speedup}   to AdamW's final training loss",
-        f"  time of a step  {standing.seconds_ratio:.2f}   times that with AdamW, model included, here",
-    ]
     if seen := headline.seen:
-        lines.append(f"  {len(seen)} of {len(headline.main)} families were seen in meta-training or selection, on "
+        lines.append(f"{len(seen)} of {len(headline.main)} families were seen in meta-training or selection, on "
                      "other rows and seeds")
     if standing.num_failed:
-        lines.append(f"  {standing.num_failed} trainings failed (their loss counts as the task's cap)")
+        lines.append(f"{standing.num_failed} trainings failed (their loss counts as the task's cap)")
     if edges:
-        lines.append(f"  AdamW's best learning rate was at the edge of the grid on {', '.join(edges)}")
+        lines.append(f"AdamW's best learning rate was at the edge of the grid on {', '.join(edges)}")
     return lines

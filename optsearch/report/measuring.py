@@ -1,8 +1,10 @@
 """An exported optimizer beside its opponents on many families, a family and horizon at a time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,9 +17,13 @@ from optsearch.search.objective import content_cache
 from optsearch.search.places import database_exists
 from optsearch.search.records import Records
 from optsearch.search.storage import resolve_url
-from optsearch.tasks import families, families_of
+from optsearch.tasks import families, families_of, suites
 
 DEFAULT_HORIZON = 200
+# Half and double the horizon, and far beyond it.
+FURTHER_RATIOS = (0.5, 1.0, 2.0, 5.0)
+NUM_SUITE_SEEDS = 5
+ALL, OWN = "all", "study"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,21 @@ class Asked:
         if self.tunes_learning_rate:
             found.append(evaluation.learned_tuned(artifact.design, weights))
         return found + ([evaluation.hand_made(name) for name in self.opponents] if is_at_horizon else [])
+
+
+def ask(path: Path, *, tasks: Sequence[str] = (), suite: str | None = None, opponents: Sequence[str] = (),
+        num_seeds: int | None = None, **rest: Any) -> Asked:
+    """What is compared where not all is said: with the tasks of a `suite` also every opponent and more horizons.
+
+    `suite` is a domain, "standard" for those of all, or "study" for what its own study held out, which is also meant
+    where there are no tasks. `opponents` may be "all". `rest` are fields of `Asked`. Raises as that does.
+    """
+    held_out = suites.suite(suite) if suite and suite != OWN else ()
+    names = [*tasks, *held_out] or tasks_for(path)
+    opponents = opponents or ([ALL] if suite else [])
+    return Asked(path=path, tasks=tuple(names), opponents=tuple(OPPONENTS) if ALL in opponents else tuple(opponents),
+                 horizon_ratios=FURTHER_RATIOS if suite else (1.0,),
+                 num_seeds=num_seeds or (NUM_SUITE_SEEDS if suite else Asked.num_seeds), **rest)
 
 
 def measure(asked: Asked, num_workers: int = 1, *, quiet: bool = False) -> list[Result]:

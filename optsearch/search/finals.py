@@ -1,6 +1,7 @@
 """How a race between finalists ended, in words and as data."""
 
 from dataclasses import dataclass
+from html import escape
 from statistics import fmean
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy
 from optsearch.search.final_training import Final
 from optsearch.search.racing import Estimate, Race
 from optsearch.search.trial import Job
+from optsearch.tables import Table
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,27 @@ class Finals:
         """
         ordered = sorted(self.finals[index], key=lambda final: final.value)
         return ordered[len(ordered) // 2]
+
+    @property
+    def table(self) -> Table:
+        """A row a candidate, the best first."""
+        rows = []
+        for index in self.race.order:
+            seeds, behind = len(self.race.values[index]), self.race.behind[index]
+            rows.append((self.name(index), str(self.mean(index)), f"{self.candidates[index].seen_value:.3f}",
+                         f"{self.luck(index):+.3f}", str(seeds), "" if behind is None else str(behind),
+                         f"after {seeds}" if index in self.race.left else ""))
+        return Table(
+            f"Finalists of {' and '.join(dict.fromkeys(each.study for each in self.candidates))}",
+            f"values are log(loss / tuned AdamW's), below 0 is better; {self.confidence} intervals; luck is how much "
+            "better the search saw a trial than it is with new meta-seeds",
+            ("", "new seeds", "the search saw", "luck", "seeds", "behind", "dropped out"), rows)
+
+    def __repr__(self) -> str:
+        return f"<Finals: {self.statement}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.statement)}</p>{self.table._repr_html_()}"
 
     def to_config(self) -> dict[str, Any]:
         """As JSON data, the candidates in the order in which they came in."""

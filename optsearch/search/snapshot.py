@@ -3,10 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import exp
 from typing import Any, Literal, Self
 
 import optuna
 
+from optsearch.optimizers import LearnedOptimizer
+from optsearch.optimizers.picture import in_brief, kinds
+from optsearch.pictures import sparkline_svg
 from optsearch.search.configs import Config, configs_of
 from optsearch.search.costs import Cost
 from optsearch.search.definition import StudyDefinition
@@ -15,10 +19,10 @@ from optsearch.search.objectives import is_feasible, value_of
 from optsearch.search.records import Records
 from optsearch.search.recovery import FAILURE, OUTCOME, OWNER
 from optsearch.search.study import FINALS, Store
+from optsearch.tables import Table
 
+LOSS = "loss / tuned AdamW's"
 State = Literal["waiting", "running", "paused", "pruned", "complete", "failed"]
-# Parts in the order in which a reader asks for them.
-PARTS = ("controller", "memory", "rule", "head", "mixing", "base", "schedule")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +43,13 @@ class Trial:
 
     `value` is the end of a complete trial, or the newest point of any other. `seconds` is what training has taken
     inside its process, evaluation included. `problem` says why a trial failed or how it ended early. `host` is the
-    machine of its newest process.
+    machine of its newest process. `parts` is its design as plain data, empty until that is chosen.
     """
 
     number: int
     last_number: int
     state: State
-    design: Mapping[str, Mapping[str, Any]]
+    parts: Mapping[str, dict[str, Any]]
     params: Mapping[str, Any]
     value: float | None
     cost: Cost | None
@@ -56,6 +60,16 @@ class Trial:
     problem: str
     is_feasible: bool
     host: str = ""
+
+    @property
+    def design(self) -> LearnedOptimizer | None:
+        """Without weights; None until it is chosen."""
+        return LearnedOptimizer.from_config(self.parts) if self.parts else None
+
+    @property
+    def loss_ratio(self) -> float | None:
+        """Its loss over the tuned AdamW's, from `value`."""
+        return None if self.value is None else exp(min(self.value, 700.0))
 
     @property
     def num_spent(self) -> int:
@@ -69,21 +83,34 @@ class Trial:
     @property
     def kinds(self) -> dict[str, str]:
         """The kind of each part that tells designs apart, without those it lacks."""
-        found = {slot: self.design.get(slot, {}).get("kind", "none") for slot in PARTS}
-        # Without a rule no head is read.
-        found |= {"head": "none"} if found["rule"] == "none" else {}
-        return {slot: kind for slot, kind in found.items() if kind != "none"}
+        return kinds(self.parts)
 
     @property
     def in_brief(self) -> str:
         """The kinds of its parts, such as "mlp rule, adamw base"."""
-        return ", ".join(f"{kind} {slot}" for slot, kind in self.kinds.items())
+        return in_brief(self.parts)
 
     @property
     def family(self) -> str:
         """What kind of learned optimizer it is: its controller and its rule, such as "gnn + mlp"."""
         kinds = self.kinds
         return " + ".join(kinds[slot] for slot in ("controller", "rule") if slot in kinds) or "schedule alone"
+
+    def __repr__(self) -> str:
+        loss = "" if self.loss_ratio is None else f", {LOSS} {self.loss_ratio:.3f}"
+        return f"<Trial {self.number}: {self.state}{loss}: {self.in_brief or 'no design yet'}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what it is worth and costs, its parts, its curve."""
+        rows = [] if self.loss_ratio is None else [(LOSS, f"{self.loss_ratio:.3f}"), ("value", f"{self.value:.4f}")]
+        if self.cost is not None:
+            rows += [("FLOPs a parameter and step", f"{self.cost.flops:,.0f}"),
+                     ("bytes of state a parameter", f"{self.cost.state_bytes:,.1f}")]
+        rows += [("inner steps", f"{self.num_spent:,}"), ("seconds", f"{self.seconds:,.1f}"), *self.kinds.items(),
+                 *([("problem", self.problem)] if self.problem else [])]
+        curve = sparkline_svg([point.inner_steps for point in self.curve], [point.value for point in self.curve], 0.0)
+        note = "Below, log(loss / tuned AdamW's) over inner steps; dashed is AdamW." if curve else ""
+        return Table(f"Trial {self.number}: {self.state}", note, ("", ""), rows)._repr_html_() + curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +173,7 @@ def _trial(config: Config, curve: Mapping[int, dict[str, Any]], forecasts: Mappi
     newest = points[-1].value if points else None
     value = value_of(last) if config.state.name == "COMPLETE" else newest
     return Trial(
-        number=config.chain, last_number=last.number, state=_state(config), design=last.user_attrs.get("design", {}),
+        number=config.chain, last_number=last.number, state=_state(config), parts=last.user_attrs.get("design", {}),
         params=last.params, value=value, cost=Cost.kept(last), curve=points,
         forecasts=tuple(map(Judgement.of, forecasts.values())), started=config.trials[0].datetime_start,
         ended=last.datetime_complete, problem=_problem(config), is_feasible=is_feasible(last),
