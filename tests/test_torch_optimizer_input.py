@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from test_torch_optimizer import SGD, fresh, normal, parameter, set_gradients, trained
@@ -76,7 +78,9 @@ def test_sparse_gradients_are_refused_with_advice():
 @pytest.mark.parametrize(("options", "message"), [
     ({"lr": -0.1}, "lr and weight_decay must be at least 0, not -0.1 and 0.0"),
     ({"weight_decay": -1.0}, "lr and weight_decay must be at least 0, not 1.0 and -1.0"),
-    ({"num_steps": 0}, "num_steps must be at least 1 or None, not 0"),
+    ({"num_steps": 0}, "num_steps must be finite and at least 1, or None, not 0"),
+    ({"num_steps": math.inf}, "num_steps must be finite and at least 1, or None, not inf"),
+    ({"num_steps": math.nan}, "num_steps must be finite and at least 1, or None, not nan"),
 ])
 def test_settings_that_make_no_sense_are_refused_with_advice(options, message):
     with pytest.raises(UsageError, match=message):

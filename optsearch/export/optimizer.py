@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -72,8 +73,8 @@ class LearnedTorchOptimizer(Optimizer):
         problem = None
         if group["lr"] < 0 or group["weight_decay"] < 0:
             problem = f"lr and weight_decay must be at least 0, not {group['lr']} and {group['weight_decay']}"
-        elif num_steps is not None and num_steps < 1:
-            problem = f"num_steps must be at least 1 or None, not {num_steps}"
+        elif num_steps is not None and not 1 <= num_steps < inf:
+            problem = f"num_steps must be finite and at least 1, or None, not {num_steps}"
         elif any(param.is_complex() for param in group["params"]):
             problem = "complex parameters are not supported; give torch.view_as_real of them"
         if problem is not None:
