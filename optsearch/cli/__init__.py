@@ -66,16 +66,19 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command()
-def dashboard(storage: StorageOption = None, host: Annotated[str, typer.Option(help="Address.")] = "127.0.0.1",
-              port: Annotated[int, typer.Option(help="Port.")] = 8080) -> None:
-    """Watch studies in Optuna Dashboard: curves, weights and pictures of every trial. It has no passwords.
+def dashboard(name: Annotated[str | None, typer.Argument(help="A study; by default all.")] = None,
+              storage: StorageOption = None, host: Annotated[str, typer.Option(help="Address.")] = "127.0.0.1",
+              port: Annotated[int, typer.Option(help="Port.")] = 8080,
+              browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
+              ) -> None:
+    """Watch studies in Optuna Dashboard: plots, and pictures, curves and weights of every trial. It has no passwords.
 
-    Example: optsearch dashboard --port 8080
+    Example: optsearch dashboard digits
     """
-    from optsearch.dashboard import serve
+    from optsearch.dashboard.serving import serve
     from optsearch.search.study import Store
 
-    serve(Store.at(storage), host, port)
+    serve(Store.at(storage), name, (host, port), open_browser=browser)
 
 
 @app.command()

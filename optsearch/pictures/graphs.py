@@ -3,6 +3,7 @@
 import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,7 @@ def _drawn(title: str, boxes: Mapping[str, Box], edges: Collection[tuple[str, st
     return drawn
 
 
+@cache
 def _text_width(text: str, size: float = LINE_SIZE, weight: str = "normal") -> float:
     """Inches."""
     from matplotlib.font_manager import FontProperties
