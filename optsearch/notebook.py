@@ -2,11 +2,11 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from warnings import warn
 
 import optuna
@@ -15,13 +15,17 @@ import torch
 from optsearch.errors import UsageError
 from optsearch.export import Artifact
 from optsearch.pictures import Chart
+from optsearch.report import page
 from optsearch.report.charts import study_charts
 from optsearch.report.headline import Headline, evaluate_file
+from optsearch.report.material import Wanted, gather
 from optsearch.report.measuring import ask
+from optsearch.report.study_page import study_page
 from optsearch.search import finalists as racing
 from optsearch.search import study as studies
 from optsearch.search.definition import ATTR, StudyDefinition, define, preset
 from optsearch.search.finals import Finals
+from optsearch.search.options import Names, Options
 from optsearch.search.racing import Rules
 from optsearch.search.slots import slots_of
 from optsearch.search.snapshot import LOSS, Snapshot, Trial
@@ -36,33 +40,6 @@ NUM_SHOWN = 5
 FACTS = ("number", "state", "value", "loss_ratio", "in_brief", "family", "num_spent", "seconds", "started", "ended",
          "problem", "is_feasible")
 COLUMNS = (*FACTS, "flops", "state_bytes")
-Names = str | Sequence[str]
-
-
-class Options(TypedDict, total=False):
-    """What a study may be made from, as in `StudyDefinition`; `domains` bring their standard tasks."""
-
-    space: str
-    tasks: Names | Mapping[str, float]
-    domains: Names | Mapping[str, float]
-    validation: Names
-    held_out: Names
-    sampling: Literal["uniform", "loss_balanced", "learning_progress"]
-    sampler: Literal["gp", "tpe", "random"]
-    pruner: Literal["predictor", "median", "none"]
-    scheduler: Literal["full", "freeze-thaw"]
-    previous: Names
-    initial: str
-    stop_gain: float
-    pareto: bool
-    max_flops: float | None
-    max_state_bytes: float | None
-    horizon: int
-    budget: int
-    num_points: int
-    num_startup_trials: int
-    seed: int
-
 
 class Study:
     """A study that exists, in the database at `storage` (a URL), `$OPTUNA_STORAGE` or `studies/optsearch.db`.
@@ -121,6 +98,14 @@ class Study:
             path = Path(folder) / "best.safetensors"
             self.export(path, trial)
             return evaluate(path, **{"storage": self.store.url} | options)
+
+    def report(self, folder: str | Path | None = None, *, evaluate: bool = True, seeds: int = 16, workers: int = 1,
+               quiet: bool = True) -> list[Path]:
+        """Write the page about it, as HTML and as Markdown, into `reports/NAME` or a folder; gives what was written."""
+        place = Path(folder or Path("reports") / page.file_name(self.name))
+        wanted = Wanted(directory=place, is_evaluated=evaluate, num_seeds=seeds, num_workers=workers, quiet=quiet)
+        with _same_threads():
+            return page.write(study_page(gather(self.store, self.name, wanted)), place)
 
     def stop(self) -> None:
         """Let no worker start more trials, here or elsewhere."""
