@@ -24,13 +24,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"tasks", "optimizers", "meta_training"},
     "search": {"tasks", "optimizers", "meta_training", "adaptation", "export", "evaluation"},
     "report": {"tasks", "optimizers", "meta_training", "export", "evaluation", "search"},
-    "watching": {"dashboard", "search"},
+    "live": {"search"},
+    "watching": {"dashboard", "search", "live"},
     "dashboard": {"optimizers", "report", "search"},
     "quickstart": {"search", "report", "watching"},
     "notebook": {"tasks", "export", "evaluation", "search", "report", "watching"},
     "__main__": {"cli"},
     "cli": {"tasks", "optimizers", "meta_training", "adaptation", "export", "evaluation", "search", "report",
-            "watching", "dashboard", "quickstart", "bench"},
+            "live", "watching", "dashboard", "quickstart", "bench"},
 }
 # Each foreign library and the rooms that are its home.
 HOME: dict[str, set[str]] = {

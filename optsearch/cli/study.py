@@ -35,6 +35,8 @@ def run(name: NameArgument,
         storage: StorageOption = None, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
     """Run trials, several side by side; killed ones go on from their last checkpoint.
 
+    A terminal shows the running trials with their curves and forecasts, a pipe gets a line a trial.
+
     Example: optsearch study run digits --trials 40 --workers 2
     """
     from optsearch.search.stopping import ended
@@ -52,6 +54,21 @@ def run(name: NameArgument,
     said = [f"ended by itself: {reason}. `--stop-gain 0` goes on."] if reason else []
     emit(counts | {"ended": reason}, as_json, [in_words(counts), *said,
                                                f"next: optsearch export {name} -o best.safetensors"])
+
+
+@studies.command("watch")
+def watch_study(name: NameArgument,
+                until_idle: Annotated[bool, typer.Option(
+                    "--until-idle", help="End when nothing runs any more.")] = False,
+                storage: StorageOption = None) -> None:
+    """Watch a study that runs in another process or on another machine, until Ctrl-C.
+
+    Example: optsearch study watch digits
+    """
+    from optsearch.search.study import Store
+    from optsearch.watching import watch
+
+    watch(Store.at(storage), name, until_idle=until_idle)
 
 
 @studies.command("list")
@@ -97,12 +114,16 @@ def _show_predictor(name: str, storage: str | None, as_json: bool) -> None:
 
 
 def _show_trials(name: str, storage: str | None, as_json: bool) -> None:
+    from optsearch import live, progress
     from optsearch.search.definition import StudyDefinition
     from optsearch.search.duplicates import DUPLICATE_OF, state_in_words
     from optsearch.search.objectives import front_of, has_front, value_of
+    from optsearch.search.snapshot import Snapshot
     from optsearch.search.study import Store, summary
 
-    study = Store.at(storage).load(name)
+    store = Store.at(storage)
+    study, width = store.load(name), progress.width(sys.stdout)
+    view = live.View.of(Snapshot.of_study(study, store.records))
     definition, counts = StudyDefinition.of(study), summary(study)
     trials = study.get_trials(deepcopy=False)
     rows = [(str(trial.number), state_in_words(trial), value_in_words(trial.values),
@@ -122,11 +143,14 @@ def _show_trials(name: str, storage: str | None, as_json: bool) -> None:
              "max_state_bytes": definition.max_state_bytes,
              "horizon": definition.horizon, "budget": definition.budget, "seed": definition.seed}
     stopping = "freeze-thaw" if definition.scheduler == "freeze-thaw" else f"{definition.pruner} pruner"
-    emit(counts | facts | {"trials": as_data}, as_json,
+    table = [progress.fitting(line, sys.stdout.encoding) for line in live.table(view, width)]
+    now = [*table, live.best_line(view, width),
+           *live.rest_lines(view), *(["trials:"] if table else [])]
+    emit(counts | facts | live.as_data(view) | {"trials": as_data}, as_json,
           [in_words(counts), f"space {definition.space}, horizon {definition.horizon}, budget {definition.budget}, "
            f"seed {definition.seed}; {definition.sampler} sampler, {stopping}; "
            f"allows {definition.limits} per parameter",
-           roles_in_words(definition), *front, *columns(rows)])
+           roles_in_words(definition), *now, *front, *(live.fitted(line, width) for line in columns(rows))])
 
 
 @studies.command("stop")
