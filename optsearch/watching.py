@@ -9,6 +9,7 @@ from math import exp
 
 from optsearch import live, progress
 from optsearch.errors import StorageError
+from optsearch.dashboard.publishing import Publisher
 from optsearch.search.definition import StudyDefinition
 from optsearch.search.events import Event
 from optsearch.search.snapshot import Snapshot
@@ -77,6 +78,7 @@ def run_and_watch(store: Store, name: str, slots: Sequence[str], num_trials: int
     steps = [0, *(definition.step(point) for point in range(1, definition.num_points + definition.num_early + 1))]
     lookout = Lookout(Snapshot.reader(store, name), num_trials, done)
     with (progress.meter("trials", num_trials, quiet=quiet, draw=lookout.draw) as meter,
+          Publisher(store, name, meter.say) as publish,
           closing(store.run(name, slots, num_trials, quiet=quiet)) as events):
         for event in events:
             if event.kind == "reported" and event.step is not None:
@@ -87,6 +89,7 @@ def run_and_watch(store: Store, name: str, slots: Sequence[str], num_trials: int
             done += is_full and event.kind == "finished"
             if event.kind not in ("started", "reported"):
                 meter.say(in_words(event))
+                publish()
             progressed = min(num_trials, done + sum(running.values()))
             lookout.tell(event, progressed)
             meter.update(progressed)
