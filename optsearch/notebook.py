@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from warnings import warn
 
-import optuna
 import torch
 
 from optsearch.errors import UsageError
@@ -25,7 +24,7 @@ from optsearch.search import finalists as racing
 from optsearch.search import study as studies
 from optsearch.search.definition import ATTR, StudyDefinition, define, preset
 from optsearch.search.finals import Finals
-from optsearch.search.options import Names, Options
+from optsearch.search.options import Names, Options, OptunaStudy
 from optsearch.search.racing import Rules
 from optsearch.search.slots import slots_of
 from optsearch.search.snapshot import LOSS, Snapshot, Trial
@@ -135,7 +134,7 @@ class Study:
         return self.snapshot.best
 
     @property
-    def optuna(self) -> optuna.Study:
+    def optuna(self) -> OptunaStudy:
         """The study underneath."""
         return self.store.load(self.name)
 

@@ -23,11 +23,11 @@ from optsearch.optimizers.memory import MEMORIES, Memory, NoMemory
 from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
 from optsearch.optimizers.moment import Moment, Observation
 from optsearch.optimizers.part import Config, part_from_config, part_to_config
-from optsearch.optimizers.picture import html, line
 from optsearch.optimizers.rules import MLP, RULES, NoRule, Rule, init_layer, linear
 from optsearch.optimizers.schedules import SCHEDULES, Progress, Schedule
 from optsearch.optimizers.steering import Controls, Settings, Steering
 from optsearch.optimizers.tensors import TensorFeatures
+from optsearch.optimizers.words import html, line
 from optsearch.trees import Tree, prefixed, within
 
 if TYPE_CHECKING:

@@ -1,17 +1,13 @@
-"""What a design looks like: a box a part, and what flows between them; or a few words."""
+"""The picture of a design: a box a part, and what flows between them."""
 
 import re
-from collections.abc import Iterator, Mapping
-from html import escape
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optsearch import pictures
 from optsearch.optimizers.graph import Structure
-
-if TYPE_CHECKING:
-    from optsearch.optimizers.optimizer import LearnedOptimizer
 
 # What nodes of each slot are drawn as; others are where a step begins and ends.
 KINDS = {"features": "per parameter", "rule": "per parameter", "head": "per parameter", "mixing": "per parameter",
@@ -24,35 +20,11 @@ UNSPOKEN_KINDS = ("settings", "average")
 NOT_IN_LINES = ("slot", "kind", "width", "num_weights", "num_layers", "is_learned", "flops_per_parameter",
                 "normalize_eps", "sets", "decays")
 MOST_FIELDS, LINE_LENGTH = 3, 20
-# Parts in the order in which a reader asks for them.
-PARTS = ("controller", "memory", "rule", "head", "mixing", "base", "schedule")
 
 
-def kinds(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The kind of each part that tells designs apart, without those that a design, as plain data, lacks."""
-    found = {slot: config.get(slot, {}).get("kind", "none") for slot in PARTS}
-    # Without a rule no head is read.
-    found |= {"head": "none"} if found["rule"] == "none" else {}
-    return {slot: kind for slot, kind in found.items() if kind != "none"}
-
-
-def in_brief(config: Mapping[str, Mapping[str, Any]]) -> str:
-    """The kinds of its parts, such as "mlp rule, adamw base"."""
-    return ", ".join(f"{kind} {slot}" for slot, kind in kinds(config).items())
-
-
-def line(design: "LearnedOptimizer") -> str:
-    return f"<LearnedOptimizer: {in_brief(design.to_config())}; {design.costs().num_weights:,} weights>"
-
-
-def html(design: "LearnedOptimizer") -> str:
-    """For a notebook: its graph and its costs."""
-    costs = design.costs()
-    drawn = pictures.graph_svg(f"{costs.num_weights:,} weights", *_boxes_and_edges(design.structure))
-    caption = (f"{in_brief(design.to_config())}: {costs.flops_per_parameter:,.0f} FLOPs and "
-               f"{costs.state_bytes_per_parameter:,.1f} bytes of state a parameter and step, in a layer of 128 inputs "
-               "and 128 outputs")
-    return f'<div style="overflow-x: auto">{drawn}</div><small>{escape(caption)}</small>'
+def svg(title: str, structure: Structure) -> str:
+    """The same as `draw` draws, as an element for a page."""
+    return pictures.graph_svg(title, *_boxes_and_edges(structure))
 
 
 def draw(path: Path, title: str, structure: Structure) -> None:

@@ -1,12 +1,15 @@
-"""What `definition.define` takes, by name, for who calls it from Python."""
+"""What `definition.define` takes, and what is underneath, by name: for who calls it from Python."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
+
+import optuna
 
 from optsearch.search.definition import Pruner, Sampler, Scheduler
 from optsearch.tasks import Sampling
 
 Names = str | Sequence[str]
+OptunaStudy = optuna.Study
 
 
 class Options(TypedDict, total=False):

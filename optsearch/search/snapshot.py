@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import optuna
 
 from optsearch.optimizers import LearnedOptimizer
-from optsearch.optimizers.picture import in_brief, kinds
+from optsearch.optimizers.words import in_brief, kinds
 from optsearch.pictures import sparkline_svg
 from optsearch.search.configs import Config, configs_of
 from optsearch.search.costs import Cost
