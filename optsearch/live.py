@@ -185,7 +185,7 @@ def saved_words(view: View) -> str:
 def bar_line(part: float, seconds: float, seconds_left: float | None, width: int) -> str:
     """How far a run is; `part` is from 0 to 1."""
     blocks = round(BAR_WIDTH * min(1.0, part))
-    left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
+    left = "" if seconds_left is None or part >= 1 else f", about {duration(seconds_left)} left"
     return fitted(f"{'━' * blocks}{'─' * (BAR_WIDTH - blocks)} {part:.0%}, {duration(seconds)} elapsed{left}", width)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from math import exp
 
 from optsearch import live, progress
-from optsearch.errors import StorageError
 from optsearch.dashboard.publishing import Publisher
+from optsearch.errors import StorageError
 from optsearch.search.definition import StudyDefinition
 from optsearch.search.events import Event
 from optsearch.search.snapshot import Snapshot
@@ -65,6 +65,8 @@ class Lookout:
         # Whoever cannot read it just now shows what was known before.
         with suppress(StorageError):
             self.view = live.View.of(self.read(), self.places)
+            # No event tells of a design.
+            self.has_news |= any(not trial.kinds for trial in self.view.running)
         took = time.thread_time() - begun
         self.due = time.monotonic() + max(REREAD_SECONDS, took / MOST_EFFORT)
 
