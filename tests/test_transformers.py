@@ -27,8 +27,9 @@ ROWS = [{"input_ids": row, "labels": row} for row in (torch.arange(8) + torch.ar
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerator() -> None:
+def fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accelerate keeps its precision, and the loader it is in, for the whole process."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerate.state.GradientState._reset_state()
 
