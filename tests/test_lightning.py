@@ -1,6 +1,7 @@
 """An exported optimizer inside PyTorch Lightning."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,10 +119,30 @@ def test_a_run_without_an_end_is_no_number_of_steps(learned: OptimizerModule, tm
         trainer(tmp_path, max_epochs=-1).fit(Classifier(learned), batches())
 
 
+class Shared(Classifier):
+    """Tells every process the mean loss, as the page does."""
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer,
+                       optimizer_closure: Callable[[], Tensor]) -> None:
+        optimizer.step(lambda: self.trainer.strategy.reduce(optimizer_closure(), reduce_op="mean"))
+
+    def on_train_end(self) -> None:
+        for param in self.net.parameters():
+            first, second = self.all_gather(param.detach())
+            assert torch.equal(first, second)
+
+
+@pytest.mark.slow
+def test_models_of_two_processes_stay_alike(tmp_path: Path) -> None:
+    learned = optsearch.load(write_best(tmp_path, "opt2vec"))
+    trainer(tmp_path, devices=2, strategy="ddp_spawn").fit(Shared(learned), batches())
+
+
 def test_the_page_runs_as_it_stands(tmp_path: Path) -> None:
     torch.manual_seed(0)
     variables = run_page("how-to/lightning.md", tmp_path)
     trained = variables["trainer"]
-    (group,) = trained.optimizers[0].param_groups
-    assert group["num_steps"] == group["step"] == trained.global_step == 160
+    assert trained.global_step == 80
+    longer = variables["longer"].optimizers[0].param_groups[0]
+    assert longer["step"] == longer["num_steps"] == 160
     assert trained.callback_metrics["loss"] < 0.2
