@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -13,7 +13,7 @@ from optsearch.errors import OptsearchError
 from optsearch.optimizers.picture import draw
 from optsearch.pictures import save_chart
 from optsearch.report.charts import study_charts, trial_chart
-from optsearch.search.attachments import attach, attached
+from optsearch.search.attachments import attach, file_ids
 from optsearch.search.snapshot import Snapshot, Trial
 from optsearch.search.study import Store
 
@@ -46,23 +46,23 @@ def publish_study(store: Store, name: str) -> None:
     if after != before:
         save_note(study, after)
     for identifier, chart in study_charts(snapshot).items():
-        save_plotly_graph_object(study, plot(chart), graph_object_id=identifier)
+        save_plotly_graph_object(study, plot(chart), graph_object_id=f"optsearch-{identifier}")
 
 
 def publish_trials(store: Store, name: str, seconds: float = inf) -> None:
     """The pictures that are missing, complete trials' first and then the newest; none is begun after `seconds`."""
     study, snapshot = store.load(name), Snapshot.of(store, name)
-    names, deadline = attached(study), time.monotonic() + seconds
+    files, deadline = file_ids(study), time.monotonic() + seconds
     ended = [trial for trial in snapshot.in_state("complete", "pruned", "paused") if trial.curve]
     with TemporaryDirectory() as folder:
         for trial in sorted(ended, key=lambda trial: (trial.state != "complete", -trial.last_number)):
-            for path in _drawn(trial, snapshot.definition.budget, Path(folder), names.get(trial.last_number, set())):
-                attach(store, study, trial.last_number, path)
+            for path in _drawn(trial, snapshot.definition.budget, Path(folder), files.get(trial.last_number, {})):
+                attach(study, store.places, trial.last_number, path)
             if time.monotonic() > deadline:
                 return
 
 
-def _drawn(trial: Trial, budget: int, folder: Path, names: set[str]) -> Iterator[Path]:
+def _drawn(trial: Trial, budget: int, folder: Path, names: Container[str]) -> Iterator[Path]:
     if CURVE not in names:
         save_chart(folder / CURVE, trial_chart(trial, budget))
         yield folder / CURVE

@@ -14,13 +14,22 @@ from optsearch.evaluation.hand_made import OPPONENTS
 from optsearch.evaluation.loggers import CSVLogger, MLflowLogger, TensorBoardLogger, WandbLogger
 from optsearch.evaluation.measurements import Cache, Measurement, Tuned, uncached
 from optsearch.evaluation.metrics import Interval
-from optsearch.evaluation.selection import Opponent, opponent, selection_setup, value, values
+from optsearch.evaluation.selection import (
+    Opponent,
+    baseline_curve,
+    opponent,
+    selection_setup,
+    value,
+    value_and_curves,
+    values,
+)
 from optsearch.evaluation.tracker import LearningCurveTracker
 from optsearch.evaluation.yardstick import NUM_REPORT_SEEDS, Result, Standing, compete, profile, report_setup, standing
 
 __all__ = [
     "BASELINE", "LEARNED", "NUM_REPORT_SEEDS", "OPPONENTS", "TUNED_LEARNED", "CSVLogger", "Cache", "Contender",
     "CurveAnalysis", "Interval", "LearningCurveTracker", "MLflowLogger", "Measurement", "Opponent", "Result",
-    "Standing", "TensorBoardLogger", "Tuned", "WandbLogger", "compete", "hand_made", "learned", "learned_tuned",
-    "opponent", "profile", "report_setup", "selection_setup", "standing", "uncached", "value", "values",
+    "Standing", "TensorBoardLogger", "Tuned", "WandbLogger", "baseline_curve", "compete", "hand_made", "learned",
+    "learned_tuned", "opponent", "profile", "report_setup", "selection_setup", "standing", "uncached", "value",
+    "value_and_curves", "values",
 ]

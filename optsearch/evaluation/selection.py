@@ -8,13 +8,14 @@ from torch import Tensor
 
 from optsearch.evaluation import metrics, runs
 from optsearch.evaluation.contenders import BASELINE, hand_made
-from optsearch.evaluation.measurements import SELECTION, Cache, measured, uncached
-from optsearch.evaluation.runs import Setup
+from optsearch.evaluation.measurements import DIGITS, SELECTION, Cache, measured, uncached
+from optsearch.evaluation.runs import Runs, Setup
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.tasks.family import TaskFamily
 from optsearch.trees import Tree
 
 NUM_SELECTION_SEEDS = 6
+NUM_CURVE_POINTS = 50
 # A training may end at a loss of exactly 0, whose logarithm would outweigh every other family.
 LEAST_RELATIVE_LOSS = 0.01
 
@@ -38,9 +39,29 @@ def opponent(family: TaskFamily, horizon: int, cache: Cache = uncached) -> Oppon
     return Opponent(setup, measured(hand_made(BASELINE), setup, cache).finals)
 
 
+def baseline_curve(family: TaskFamily, horizon: int, cache: Cache = uncached) -> list[float]:
+    """The tuned baseline's `curve` where a trial's value is measured."""
+    return curve(measured(hand_made(BASELINE), selection_setup(family, horizon), cache).runs)
+
+
+def curve(found: Runs) -> list[float]:
+    """Mean training losses of at most `NUM_CURVE_POINTS` equal parts of the horizon, over all trainings."""
+    losses = found.train.mean(1)
+    parts = losses.tensor_split(min(len(losses), NUM_CURVE_POINTS))
+    return [float(f"{float(part.mean()):.{DIGITS}g}") for part in parts]
+
+
+def value_and_curves(optimizer: LearnedOptimizer, weights: Tree,
+                     opponents: Sequence[Opponent]) -> tuple[float, list[list[float]]]:
+    """The value, and the `curve` on every family in the trainings that it was measured on."""
+    found = [_run(optimizer, {name: leaf[None] for name, leaf in weights.items()}, each) for each in opponents]
+    relative = [_log_relative(each, against).mean(1) for each, against in zip(found, opponents, strict=True)]
+    return float(torch.stack(relative).mean(0)), list(map(curve, found))
+
+
 def value(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Opponent]) -> float:
     """Mean over families and seeds of log(relative loss): 0 ties with tuned AdamW, below 0 is better."""
-    return float(values(optimizer, {name: leaf[None] for name, leaf in weights.items()}, opponents))
+    return value_and_curves(optimizer, weights, opponents)[0]
 
 
 def values(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Opponent]) -> Tensor:
@@ -50,6 +71,14 @@ def values(optimizer: LearnedOptimizer, weights: Tree, opponents: Sequence[Oppon
 
 def log_relative_losses(optimizer: LearnedOptimizer, weights: Tree, against: Opponent) -> Tensor:
     """One value a set of weights and seed, `[m, seeds]`; finite, since losses are capped and so is what 0 is worth."""
-    finals = metrics.final_loss(runs.run(optimizer, weights, against.setup.of_the_end).measured).cpu()
+    return _log_relative(_run(optimizer, weights, against), against)
+
+
+def _run(optimizer: LearnedOptimizer, weights: Tree, against: Opponent) -> Runs:
+    return runs.run(optimizer, weights, against.setup.of_the_end)
+
+
+def _log_relative(found: Runs, against: Opponent) -> Tensor:
+    finals = metrics.final_loss(found.measured).cpu()
     relative = finals.view(-1, len(against.finals)) / against.finals
     return relative.clamp(min=LEAST_RELATIVE_LOSS).log()

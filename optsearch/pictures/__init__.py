@@ -8,7 +8,6 @@ from optsearch.pictures.curves import (
     clouds,
     comparison,
     dots,
-    learning_curve,
     profile,
     races,
     scaling,
@@ -17,4 +16,4 @@ from optsearch.pictures.graphs import Box, graph, graph_svg
 from optsearch.pictures.sparklines import sparkline_svg
 
 __all__ = ["Box", "Chart", "Colouring", "Curve", "Panel", "Series", "chart_svg", "clouds", "comparison", "dots",
-           "graph", "graph_svg", "learning_curve", "profile", "races", "save_chart", "scaling", "sparkline_svg"]
+           "graph", "graph_svg", "profile", "races", "save_chart", "scaling", "sparkline_svg"]

@@ -40,19 +40,6 @@ def figure(width: float = 5.0, height: float = 3.4, columns: int = 1) -> "tuple[
     return drawn, axes
 
 
-def learning_curve(path: Path, title: str, inner_steps: Sequence[int], values: Sequence[float]) -> None:
-    """A trial's curve: log(relative loss) over the inner steps spent; below 0 it beats the tuned baseline."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    drawn, (axis,) = figure()
-    axis.axhline(0, color="#888888", linewidth=1, linestyle="--")
-    axis.plot(inner_steps, values, marker="o", markersize=3, color=LEARNED_COLOUR)
-    axis.set(title=title, xlabel="inner steps spent", ylabel="log(loss / tuned AdamW's)")
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    drawn.savefig(path, dpi=110)
-
-
 def comparison(path: Path, panels: Mapping[str, Mapping[str, Curve]]) -> None:
     """One panel each of loss over inner steps, with one line an optimizer; the loss axis is logarithmic."""
     from matplotlib.ticker import LogLocator, NullFormatter

@@ -25,11 +25,12 @@ from optsearch.search.recovery import ARTIFACT_IDS, OUTCOME, chain_of
 from optsearch.search.rows import trial_suggest
 from optsearch.search.samplers import cost_book, encoding_of, make_pruner, make_sampler
 from optsearch.search.transfer import Source, source_of
-from optsearch.search.trial import CURVE, PICTURE, WEIGHTS, Job
+from optsearch.search.trial import CURVE, INNER_CURVES, INNER_PICTURE, WEIGHTS, Job
 from optsearch.seeds import seed_for
 from optsearch.tasks import TaskFamily
 
-ARTIFACTS = {WEIGHTS: "application/octet-stream", CURVE: "text/csv", PICTURE: "image/png"}
+ARTIFACTS = {WEIGHTS: "application/octet-stream", CURVE: "text/csv", INNER_CURVES: "text/csv",
+             INNER_PICTURE: "image/png"}
 
 
 def content_cache(records: Records) -> evaluation.Cache:
@@ -96,6 +97,12 @@ class LearnedOptimizerObjective:
         return make_pruner(self.definition, self.records)
 
     @cached_property
+    def baselines(self) -> list[list[float]]:
+        """The tuned baseline's curves in the trainings that `opponents` are the ends of."""
+        return [evaluation.baseline_curve(family, self.definition.horizon, content_cache(self.records))
+                for family, _ in zip(self.definition.selected_on, self.opponents, strict=False)]
+
+    @cached_property
     def sources(self) -> list[Source]:
         """What the earlier studies, as far as they still exist, have come to when the first slot begins."""
         opened = storage.open_storage(self.url)
@@ -111,7 +118,8 @@ class LearnedOptimizerObjective:
         definition = self.definition
         cost = Cost.kept(trial) or cost_book(definition.space, definition.space_text).cost(trial.params)
         definition.limits.check(trial, cost)
-        job = replace(job, seed=seed_for(self.definition.seed, "trial", chain), opponents=self.opponents)
+        job = replace(job, seed=seed_for(self.definition.seed, "trial", chain), opponents=self.opponents,
+                      baselines=self.baselines)
         places = Places.of(self.url)
         return job.placed(places, places.trial_folder(self._study_id(trial), chain)).to_config()
 

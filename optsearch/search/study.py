@@ -14,6 +14,7 @@ from optsearch.errors import FileError, StudyError, UsageError
 from optsearch.export import Artifact
 from optsearch.meta_training import MetaTraining
 from optsearch.search import workers
+from optsearch.search.attachments import file_ids
 from optsearch.search.configs import ended_chains, num_spent, paused_chains
 from optsearch.search.definition import StudyDefinition
 from optsearch.search.duplicates import OVER_LIMIT, is_duplicate, is_skipped
@@ -121,8 +122,7 @@ class Store:
         """The study, its curves, files and artifacts."""
         study = self.load(name)
         with storage_errors(self.url):
-            ids = [identifier for trial in study.get_trials(deepcopy=False)
-                   for identifier in trial.user_attrs.get(ARTIFACT_IDS, {}).values()]
+            ids = [identifier for files in file_ids(study).values() for identifier in files.values()]
             self.records.delete_study(study._study_id)
             optuna.delete_study(study_name=name, storage=study._storage)
         for identifier in ids:

@@ -33,7 +33,10 @@ from optsearch.search.places import Places
 from optsearch.search.processes import Channel
 from optsearch.tasks import Sampling, families_of
 
-WEIGHTS, CURVE, PICTURE = "weights.safetensors", "curve.csv", "curve.png"
+WEIGHTS, CURVE = "weights.safetensors", "curve.csv"
+INNER_CURVES, INNER_PICTURE = "inner_curves.csv", "inner_curves.png"
+# Families of which a picture shows the trainings; the table has all.
+MOST_SHOWN = 3
 # In a row of the curve: how the meta-training ended there, empty where it did not.
 OUTCOME = "outcome"
 # What an artifact says of the one that it began with.
@@ -51,6 +54,7 @@ class Job:
     `few_shot` says which kind of start is learned, as `FewShot` does; weights that are good as they are where it is
     empty. `keep` says how what the artifact learned is kept, as `Keeping` does, and on which `tasks` that was; nothing
     is kept where it is empty. With `adapters` each domain of the tasks has some. `provenance` goes into the artifact.
+    `baselines` are the tuned baseline's curves, a list a family, beside which a complete trial shows its own.
     """
 
     design: dict[str, dict[str, Any]]
@@ -70,6 +74,7 @@ class Job:
     few_shot: dict[str, Any] = field(default_factory=dict)
     keep: dict[str, Any] = field(default_factory=dict)
     adapters: bool = False
+    baselines: list[list[float]] = field(default_factory=list)
     device: str = "cpu"
 
     def placed(self, places: Places, folder: Path) -> Self:
@@ -89,7 +94,7 @@ class Job:
         asked = replace(self, initial=Path(self.initial).name).to_config()
         # What is left out says the same as before there was such a thing.
         asked = {name: value for name, value in asked.items()
-                 if name not in ("folder", "provenance")
+                 if name not in ("folder", "provenance", "baselines")
                  and (value or name not in ("initial", "few_shot", "keep", "adapters"))}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -113,16 +118,20 @@ def train(config: dict[str, Any], channel: Channel) -> dict[str, Any]:
     ended = curve[-1].get(OUTCOME) if curve else None
     outcome = Outcome[ended] if ended else Outcome.COMPLETED if goes_on else Outcome.PRUNED
     opponents = _opponents(job)
+    inner: list[list[float]] = []
     for point in meta_train(plan, snapshot) if goes_on and not ended else ():
         weights = point.weights
         # What was spent before it began counts, too.
-        curve.append(_row(point, _value(plan, weights, opponents), job.budget - plan.budget))
+        value, inner = _value(plan, weights, opponents)
+        curve.append(_row(point, value, job.budget - plan.budget))
         checkpoints.save(point, curve)
         if not channel.point(curve[-1]):
             outcome = Outcome.PRUNED
             break
         outcome = point.outcome or outcome
     files = _write_files(job, plan, weights, curve, outcome)
+    if inner and job.baselines and outcome is Outcome.COMPLETED:
+        files += _write_inner(job, opponents, inner)
     return {"outcome": outcome.name, "value": curve[-1]["value"], "files": [str(path) for path in files]}
 
 
@@ -163,12 +172,14 @@ def _opponents(job: Job) -> Sequence[Opponent]:
     return [Opponent(setup, torch.tensor(finals)) for setup, finals in zip(setups, job.opponents, strict=True)]
 
 
-def _value(plan: Plan, weights: dict[str, torch.Tensor], opponents: Sequence[Opponent]) -> float:
-    """On every family with the weights of its domain."""
+def _value(plan: Plan, weights: dict[str, torch.Tensor],
+           opponents: Sequence[Opponent]) -> tuple[float, list[list[float]]]:
+    """With the curves of the trainings, on every family with the weights of its domain."""
     if not plan.beside:
-        return evaluation.value(plan.optimizer, weights, opponents)
-    return fmean(evaluation.value(plan.optimizer, effective(weights, each.setup.family.domain), [each])
-                 for each in opponents)
+        return evaluation.value_and_curves(plan.optimizer, weights, opponents)
+    found = [evaluation.value_and_curves(plan.optimizer, effective(weights, each.setup.family.domain), [each])
+             for each in opponents]
+    return fmean(value for value, _ in found), [curve for _, curves in found for curve in curves]
 
 
 def _row(point: Point, value: float, spent: int) -> CurveRow:
@@ -183,7 +194,7 @@ def _write_files(job: Job, plan: Plan, weights: dict[str, torch.Tensor], curve: 
                  outcome: Outcome) -> list[Path]:
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in (WEIGHTS, CURVE, PICTURE)]
+    paths = [folder / name for name in (WEIGHTS, CURVE)]
     last = curve[-1]
     provenance = job.provenance | {
         "outcome": outcome.name, "value": last["value"], "inner_steps": last["inner_steps"],
@@ -197,6 +208,21 @@ def _write_files(job: Job, plan: Plan, weights: dict[str, torch.Tensor], curve: 
         writer = csv.DictWriter(file, list(last))
         writer.writeheader()
         writer.writerows(curve)
-    pictures.learning_curve(paths[2], f"trial {job.provenance.get('trial', '')}".strip(),
-                            [row["inner_steps"] for row in curve], [row["value"] for row in curve])
+    return paths
+
+
+def _write_inner(job: Job, opponents: Sequence[Opponent], inner: list[list[float]]) -> list[Path]:
+    """The trainings that gave the value, beside those with tuned AdamW on the same tasks and seeds."""
+    paths = [Path(job.folder) / name for name in (INNER_CURVES, INNER_PICTURE)]
+    horizon, panels = job.settings["horizon"], {}
+    with open(paths[0], "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["family", "inner_steps", "learned", "tuned_adamw"])
+        for each, learned, tuned in zip(opponents, inner, job.baselines, strict=True):
+            steps = [round(horizon * (index + 1) / len(learned)) for index in range(len(learned))]
+            name = each.setup.family.name
+            writer.writerows((name, *row) for row in zip(steps, learned, tuned, strict=True))
+            panels[name] = {f"trial {job.provenance.get('trial', '')}": (steps, learned),
+                            "AdamW + cosine, tuned": (steps, tuned)}
+    pictures.comparison(paths[1], dict(list(panels.items())[:MOST_SHOWN]))
     return paths
