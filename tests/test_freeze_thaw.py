@@ -104,15 +104,26 @@ def test_worth_is_expected_improvement_per_step():
 def test_a_third_of_those_at_a_rung_go_on():
     xs = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2]
     curves = [curve_after(x, 1) for x in xs]
-    halving = Halving(NUM_UNITS)
-    assert [halving.is_ahead(curves, index) for index in range(6)] == [x <= 0.2 for x in xs]
-    assert halving.promoted(curves, [0, 2, 3, 5]) == 5
-    assert halving.promoted(curves, [0, 2]) is None
+    halving = Halving(NUM_UNITS, patience=100)
+    assert [halving.is_ahead(curves, index) for index in range(1, 6)] == [x <= 0.2 for x in xs[1:]]
+    assert halving.promoted(curves, [2, 3, 5]) == 5
+    assert halving.promoted(curves, [2, 4]) is None
     # The rung of 8 / 3 units counts as reached after 2.3.
     assert halving.goes_on([*curves, curve_after(0.95, 2)], 6)
     third = [*curves, curve_after(0.95, 3), *(curve_after(x, 3) for x in (0.1, 0.2, 0.4))]
     assert not halving.goes_on(third, 6)
     assert halving.goes_on([*third, curve_after(0.05, 3)], 10)
+
+
+def test_some_go_to_the_highest_rung_whatever_their_values():
+    halving = Halving(NUM_UNITS, patience=4)
+    curves = [curve_after(x, 1) for x in (0.9, 0.1, 0.2, 0.3, 0.95, 0.4, 0.5, 0.6, 0.7)]
+    assert [index for index in range(9) if halving.is_ahead(curves, index)] == [0, 1, 2, 3, 4, 8]
+    assert halving.goes_on([curve_after(0.9, 2), *curves[1:]], 0)
+    # What has been looked at there is compared as all others are.
+    late = [curve_after(0.9, 3), *(curve_after(x, 3) for x in (0.1, 0.2, 0.3))]
+    assert not halving.goes_on(late, 0)
+    assert halving.goes_on([curve_after(0.05, 3), *late[1:]], 0)
 
 
 def test_a_design_is_interrupted_only_for_something_much_better():

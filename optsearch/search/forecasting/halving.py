@@ -15,11 +15,15 @@ class Halving:
 
     Rungs are `num_rungs` powers of 1 / `reduction` of the `budget`, in inner steps, and count as reached a little
     before: values are measured where they are, and the next place may be far.
+
+    One curve in `patience` goes to the highest rung whatever its values: some designs look worst until late, and
+    their kind would never be seen there. Hyperband (Li et al. 2018, https://arxiv.org/abs/1603.06560) hedges alike.
     """
 
     budget: int
     reduction: int = 3
     num_rungs: int = 4
+    patience: int = 16
 
     def goes_on(self, curves: Sequence[LearningCurve], index: int) -> bool:
         """Whether a curve that has just got a point is between two rungs, or ahead."""
@@ -28,8 +32,13 @@ class Halving:
         return self.rung(spent(curve)) == self.rung(before) or self.is_ahead(curves, index)
 
     def is_ahead(self, curves: Sequence[LearningCurve], index: int) -> bool:
-        """Whether a curve is among the best of all that have come to its rung; what has ended early counts too."""
+        """Whether a curve is to be patient with, or among the best of all that have come to its rung.
+
+        What has ended early counts too.
+        """
         rung = self.rung(spent(curves[index]))
+        if index % self.patience == 0 and rung < self.rung(self.budget):
+            return True
         values = [value_at(curve, rung) for curve in curves
                   if curve.values and (curve.is_final or spent(curve) >= rung)]
         own = value_at(curves[index], rung)
