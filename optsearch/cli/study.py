@@ -17,7 +17,7 @@ from optsearch.cli.options import (
     emit,
     slots_of,
 )
-from optsearch.cli.study_words import in_brief, in_words, roles_in_words, value_in_words
+from optsearch.cli.study_words import in_words, roles_in_words, value_in_words
 from optsearch.tables import columns
 
 studies = typer.Typer(no_args_is_help=True, help="Make, run and look at studies.")
@@ -115,6 +115,7 @@ def _show_predictor(name: str, storage: str | None, as_json: bool) -> None:
 
 def _show_trials(name: str, storage: str | None, as_json: bool) -> None:
     from optsearch import live, progress
+    from optsearch.optimizers.words import in_brief
     from optsearch.search.definition import StudyDefinition
     from optsearch.search.duplicates import DUPLICATE_OF, state_in_words
     from optsearch.search.objectives import front_of, has_front, value_of

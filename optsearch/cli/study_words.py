@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optsearch.search.definition import StudyDefinition
 
-# The parts that tell designs apart, in the order in which a reader asks for them.
-TELLING = ("controller", "memory", "rule", "head", "mixing", "base", "schedule")
-
 
 def roles_in_words(definition: "StudyDefinition") -> str:
     """The tasks of every role, with their weights."""
@@ -35,11 +32,3 @@ def _paused(counts: dict[str, Any]) -> str:
 def value_in_words(values: Sequence[float] | None) -> str:
     """The first objective's."""
     return f"{values[0]:.4f}" if values else ""
-
-
-def in_brief(design: dict[str, dict[str, Any]]) -> str:
-    """The kinds of the parts that tell designs apart."""
-    kinds = {slot: design.get(slot, {}).get("kind", "none") for slot in TELLING}
-    # Without a rule no head is read.
-    kinds |= {"head": "none"} if kinds["rule"] == "none" else {}
-    return ", ".join(f"{kind} {slot}" for slot, kind in kinds.items() if kind != "none")

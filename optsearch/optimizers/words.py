@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optsearch.optimizers.optimizer import LearnedOptimizer
 
-# Parts in the order in which a reader asks for them.
-PARTS = ("controller", "memory", "rule", "head", "mixing", "base", "schedule")
+# The parts that tell designs apart, in the order in which a reader asks for them.
+TELLING = ("controller", "memory", "rule", "head", "mixing", "base", "schedule")
 
 
 def kinds(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The kind of each part that tells designs apart, without those that a design, as plain data, lacks."""
-    found = {slot: config.get(slot, {}).get("kind", "none") for slot in PARTS}
+    found = {slot: config.get(slot, {}).get("kind", "none") for slot in TELLING}
     # Without a rule no head is read.
     found |= {"head": "none"} if found["rule"] == "none" else {}
     return {slot: kind for slot, kind in found.items() if kind != "none"}
