@@ -23,7 +23,8 @@ CHARTS = {
                                               Series("c", [1, 2], [1.0, 1.0], quiet=True)], log_y=True, mark=1.0),
     "points": Chart("Points", "flops", "loss", [Series("a", [10, 5000], [0.5, 0.7], "points", texts=["one", "two"])],
                     log_x=True),
-    "bars": Chart("Bars", "importance", "", [Series("a", ["rule", "base"], [0.7, 0.3], "bars", [0.6, 0.2], [0.8, 0.4])]),
+    "bars": Chart("Bars", "importance", "", [
+        Series("a", ["rule", "base"], [0.7, 0.3], "bars", [0.6, 0.2], [0.8, 0.4])]),
 }
 
 
