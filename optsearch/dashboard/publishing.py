@@ -29,18 +29,19 @@ def publish(store: Store, name: str, picture_seconds: float = inf) -> None:
 
     Raises `StudyError` for a study that isn't there, or that optsearch did not make.
     """
-    publish_study(store, name)
-    publish_trials(store, name, picture_seconds)
+    snapshot = Snapshot.of(store, name)
+    publish_study(store, snapshot)
+    publish_trials(store, snapshot, picture_seconds)
 
 
-def publish_study(store: Store, name: str) -> None:
+def publish_study(store: Store, snapshot: Snapshot) -> None:
     """The note and the plots."""
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
     from optsearch.dashboard.note import with_note
     from optsearch.dashboard.plots import plot
 
-    study, snapshot = store.load(name), Snapshot.of(store, name)
+    study = store.load(snapshot.name)
     before = get_note(study)
     after = with_note(before, snapshot)
     if after != before:
@@ -49,9 +50,9 @@ def publish_study(store: Store, name: str) -> None:
         save_plotly_graph_object(study, plot(chart), graph_object_id=f"optsearch-{identifier}")
 
 
-def publish_trials(store: Store, name: str, seconds: float = inf) -> None:
+def publish_trials(store: Store, snapshot: Snapshot, seconds: float = inf) -> None:
     """The pictures that are missing, complete trials' first and then the newest; none is begun after `seconds`."""
-    study, snapshot = store.load(name), Snapshot.of(store, name)
+    study = store.load(snapshot.name)
     files, deadline = file_ids(study), time.monotonic() + seconds
     ended = [trial for trial in snapshot.in_state("complete", "pruned", "paused") if trial.curve]
     with TemporaryDirectory() as folder:
@@ -117,6 +118,6 @@ def publish_made(store: Store, names: list[str]) -> None:
     for step in (publish_study, publish_trials):
         for name in names:
             try:
-                step(store, name)
+                step(store, Snapshot.of(store, name))
             except OptsearchError as error:
                 print(f"optsearch: {name}: {error}", file=sys.stderr)

@@ -41,6 +41,7 @@ def serve(store: Store, name: str | None, address: tuple[str, int], *, open_brow
     url = f"http://{host}:{port}/dashboard{page}"
     print(f"{url}  (Ctrl-C ends it)", flush=True)
     if open_browser:
-        webbrowser.open(url)
+        # Some browsers come back only when they are closed, and ask for the page before.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     with server, suppress(KeyboardInterrupt):
         server.serve_forever()
