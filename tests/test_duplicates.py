@@ -144,5 +144,5 @@ def test_the_command_line_tells_duplicates_from_failures(two, capsys):
     show("two", storage=objective.url)
     shown = capsys.readouterr().out.splitlines()
     assert "1 failed, 1 skipped" in shown[0]
-    assert [line.split()[:4] for line in shown[3:]] == [
+    assert [line.split()[:4] for line in shown[-3:]] == [
         ["0", "complete", "1.0000"], ["1", "duplicate", "of", "0"], ["2", "fail"]]

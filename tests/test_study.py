@@ -64,7 +64,7 @@ def test_a_study_from_create_to_a_torch_loop(home: Path) -> None:
     store = Store.at()
     study = store.load("tiny")
     for trial in study.get_trials():
-        inner = {"inner_curves.csv", "inner_curves.png"} if trial.state.name == "COMPLETE" else set()
+        inner = {"inner_curves.csv", "inner_curves.png"} if trial.user_attrs["outcome"] == "COMPLETED" else set()
         assert set(trial.user_attrs["artifacts"]) == {"weights.safetensors", "curve.csv"} | inner
         for identifier in trial.user_attrs["artifacts"].values():
             assert (store.places.artifacts / identifier).stat().st_size > 0
