@@ -118,7 +118,7 @@ def _show_trials(name: str, storage: str | None, as_json: bool) -> None:
     from optsearch.optimizers.words import in_brief
     from optsearch.search.definition import StudyDefinition
     from optsearch.search.duplicates import DUPLICATE_OF, state_in_words
-    from optsearch.search.objectives import front_of, has_front, value_of
+    from optsearch.search.objectives import design_of, front_of, has_front, value_of
     from optsearch.search.snapshot import Snapshot
     from optsearch.search.study import Store, summary
 
@@ -128,7 +128,7 @@ def _show_trials(name: str, storage: str | None, as_json: bool) -> None:
     definition, counts = StudyDefinition.of(study), summary(study)
     trials = study.get_trials(deepcopy=False)
     rows = [(str(trial.number), state_in_words(trial), value_in_words(trial.values),
-             in_brief(trial.user_attrs.get("design", {}))) for trial in trials]
+             in_brief(design_of(trial))) for trial in trials]
     as_data = [{"number": trial.number, "state": trial.state.name, "value": value_of(trial), "values": trial.values,
                 "params": trial.params,
                 "duplicate_of": trial.user_attrs.get(DUPLICATE_OF)} for trial in trials]

@@ -18,7 +18,7 @@ from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.search import storage
 from optsearch.search.costs import Cost
 from optsearch.search.definition import StudyDefinition
-from optsearch.search.objectives import Value
+from optsearch.search.objectives import Value, keep_design
 from optsearch.search.places import Places
 from optsearch.search.records import Records
 from optsearch.search.recovery import ARTIFACT_IDS, OUTCOME, chain_of
@@ -114,7 +114,7 @@ class LearnedOptimizerObjective:
     def job(self, trial: optuna.Trial) -> dict[str, Any]:
         chain = chain_of(trial)
         job = job_of(self.study_name, self.definition, trial)
-        trial.set_user_attr("design", job.design)
+        keep_design(trial, job.design)
         definition = self.definition
         cost = Cost.kept(trial) or cost_book(definition.space, definition.space_text).cost(trial.params)
         definition.limits.check(trial, cost)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +16,7 @@ from optsearch.search.recovery import chain_of
 
 # Chain -> step -> value.
 Curves = Mapping[int, Mapping[int, float]]
+DESIGN = "optsearch:design"
 # In a study of several objectives, one of each.
 Value = float | Sequence[float] | None
 
@@ -60,6 +61,16 @@ class Objective(Protocol):
 def has_front(study: optuna.Study) -> bool:
     """Whether it has several objectives."""
     return len(study.directions) > 1
+
+
+def keep_design(trial: optuna.Trial, config: Mapping[str, Any]) -> None:
+    """Keep a design, as plain data, with its trial: where the dashboard's page doesn't print it on one long line."""
+    trial.study._storage.set_trial_system_attr(trial._trial_id, DESIGN, dict(config))
+
+
+def design_of(trial: FrozenTrial) -> dict[str, Any]:
+    """What was kept by `keep_design`, or by studies before there was such a thing; empty where nothing was."""
+    return trial.system_attrs.get(DESIGN) or trial.user_attrs.get("design", {})
 
 
 def value_of(trial: FrozenTrial) -> float | None:

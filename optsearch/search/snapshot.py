@@ -15,7 +15,7 @@ from optsearch.search.configs import Config, configs_of
 from optsearch.search.costs import Cost
 from optsearch.search.definition import StudyDefinition
 from optsearch.search.forecasting.pruner import Judgement
-from optsearch.search.objectives import is_feasible, value_of
+from optsearch.search.objectives import design_of, is_feasible, value_of
 from optsearch.search.records import Records
 from optsearch.search.recovery import FAILURE, OUTCOME, OWNER
 from optsearch.search.study import FINALS, Store
@@ -173,7 +173,7 @@ def _trial(config: Config, curve: Mapping[int, dict[str, Any]], forecasts: Mappi
     newest = points[-1].value if points else None
     value = value_of(last) if config.state.name == "COMPLETE" else newest
     return Trial(
-        number=config.chain, last_number=last.number, state=_state(config), parts=last.user_attrs.get("design", {}),
+        number=config.chain, last_number=last.number, state=_state(config), parts=design_of(last),
         params=last.params, value=value, cost=Cost.kept(last), curve=points,
         forecasts=tuple(map(Judgement.of, forecasts.values())), started=config.trials[0].datetime_start,
         ended=last.datetime_complete, problem=_problem(config), is_feasible=is_feasible(last),

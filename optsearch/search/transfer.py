@@ -17,7 +17,7 @@ from torch import Tensor
 from optsearch.errors import DesignError
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.search.forecasting.history import newest
-from optsearch.search.objectives import OneObjective
+from optsearch.search.objectives import OneObjective, design_of
 from optsearch.search.rows import random_suggest
 from optsearch.search.surrogate.history import finite, known_values
 from optsearch.search.surrogate.tree import Params, TreeSpace
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from optsearch.search.surrogate.encoding import Encoding
 
-DESIGN = "design"
 # Of all sources together: every row makes suggestions slower, and the model learns from no more of the best.
 MAX_ROWS = 100
 NUM_POINTS = 4
@@ -70,14 +69,14 @@ def source_of(study: optuna.Study, tree: TreeSpace) -> Source:
 
     Pruned trials have their last value, and a deviation as `history` gives it. Of several values the first counts.
     Numbers outside a range of the tree count as its end; names that it lacks are left out. What the old space did not
-    ask but the new one does comes from the trial's user attribute "design".
+    ask but the new one does comes from the design that the trial has kept.
     """
     study = OneObjective(study) if len(study.directions) > 1 else study
     sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
     trials = newest(study.get_trials(deepcopy=False))
     known = known_values(study, trials, forecasts=None)
     trials = [trial for trial in trials if trial.number in known]
-    designs = [trial.user_attrs.get(DESIGN) for trial in trials]
+    designs = [design_of(trial) or None for trial in trials]
     return Source(tuple(_point(tree, trial.params, design) for trial, design in zip(trials, designs, strict=True)),
                   tuple(_graph(design) for design in designs),
                   finite([sign * known[trial.number][0] for trial in trials]),
