@@ -159,15 +159,18 @@ def _format(axis: "Axes", chart: Chart, *, is_words: bool) -> None:
 def _ticks(part: "Axis", is_log: bool, values: Sequence[Sequence[float] | Sequence[str]]) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+    numbers = [value for row in values for value in row if not isinstance(value, str)]
+    is_whole = all(isinstance(value, int) for value in numbers)
     low, high = part.get_view_interval()
     # Between few powers of ten no round number may lie.
     is_wide = is_log and high > NARROW * low
-    part.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8) if is_wide else MaxNLocator(6))
+    part.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8) if is_wide
+                          else MaxNLocator(6, integer=is_whole))
     if is_wide:
         part.set_minor_formatter(NullFormatter())
     elif is_log:
         part.set_minor_locator(NullLocator())
-    if any(not isinstance(value, str) and abs(value) >= 1000 for row in values for value in row):
+    if any(abs(value) >= 1000 for value in numbers):
         part.set_major_formatter(EngFormatter(sep=""))
     elif is_log:
         part.set_major_formatter("{x:g}")
