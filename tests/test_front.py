@@ -54,6 +54,7 @@ def volume(points, reference):
     return total
 
 
+@pytest.mark.slow
 def test_it_is_what_botorch_estimates(monkeypatch):
     monkeypatch.setattr(front, "NUM_DRAWS", 64)
     models, pending = processes(11), ENCODING.encode([{"x": 0.5, "y": 0.4}])

@@ -145,7 +145,7 @@ def a_study(num_trials: int) -> Iterator[optuna.Study]:
     """`x` says the value wherever it is active, which is where `kind` is "a"; those of `IDLE` say nothing."""
     stream = numpy.random.default_rng(0)
     with quietly():
-        study = optuna.create_study()
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(num_trials):
             trial = study.ask()
             kind = trial.suggest_categorical("kind", ["a", "b"])
