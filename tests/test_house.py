@@ -59,6 +59,7 @@ HOME: dict[str, set[str]] = {
     "torch.optim": {"export", "bench"},
     "jax": {"bench"},
     "flax": {"bench"},
+    "msgpack": {"export"},
     "learned_optimization": {"bench"},
     "pylo": {"bench"},
     "torch.func": {"meta_training", "tasks"},

@@ -13,6 +13,7 @@ from optsearch.cli.embeddings import embeddings
 from optsearch.cli.evaluate import evaluate
 from optsearch.cli.explain import explain
 from optsearch.cli.finalists import finalists
+from optsearch.cli.importing import imports
 from optsearch.cli.options import (
     DeviceOption,
     JsonOption,
@@ -38,6 +39,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(studies, name="study")
 app.add_typer(benches, name="bench")
 app.add_typer(designs, name="designs")
+app.add_typer(imports, name="import")
 
 
 def main() -> None:

@@ -58,7 +58,8 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
         controls=Controls(tunes_base=True, accumulates=True, gain=0.1)),
         "Adam whose rate, decays and epsilon an LSTM moves for each tensor (nn_adam of google/learned_optimization)"),
     "celo": (LearnedOptimizer(
-        features=Features(groups=("celo2",)), rule=MLP(hidden_size=4), head=ParameterRMS(spare_outputs=1),
+        features=Features(groups=("celo2",), rsqrt_eps=1e-6, short_rows=True), rule=MLP(hidden_size=4),
+        head=ParameterRMS(spare_outputs=1),
         schedule=Constant(1e-4), mixing=NoMixing(), base=None,
         controller=controllers.LSTM(hidden_size=64, mix="max", learns_start=True),
         tensors=TensorFeatures(groups=("progress", "loss"))),

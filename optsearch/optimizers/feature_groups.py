@@ -27,6 +27,7 @@ class View:
 
     block: Block
     part: Tree
+    rsqrt_eps: float = RSQRT_EPS
 
     @property
     def gradient(self) -> Tensor:
@@ -50,7 +51,7 @@ class View:
 
     @cached_property
     def rsqrt(self) -> Tensor:
-        return (self.second_moment + RSQRT_EPS).rsqrt()
+        return (self.second_moment + self.rsqrt_eps).rsqrt()
 
     def corrected_root(self) -> Tensor:
         """Adam's √v̂ + ε."""

@@ -16,6 +16,7 @@ from optsearch.optimizers.feature_groups import (
     LINE_USE,
     PARAMETER_GROUPS,
     PROGRESS_CENTRES,
+    RSQRT_EPS,
     SHARED_GROUPS,
     TIME_SCALES,
     View,
@@ -33,6 +34,8 @@ class Features:
 
     `normalize` divides each feature by its root mean square over the tensor. `learn_decays` makes weights
     of the decays that groups are made from. `groups` are names of `FEATURE_GROUPS`, or one name of `GROUP_SETS`.
+    `rsqrt_eps` is added to second moments before their root is divided by. With `short_rows` the rows of a matrix are
+    the lines along its longer side, whichever that is, as in VeLO and Celo; of squares, the columns.
     """
 
     groups: tuple[str, ...] = ("small_fc",)
@@ -42,6 +45,8 @@ class Features:
     normalize: bool = True
     normalize_eps: float = 1e-5
     learn_decays: bool = False
+    rsqrt_eps: float = RSQRT_EPS
+    short_rows: bool = False
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -116,11 +121,12 @@ class Features:
         use = line_use.observed(moment.layout, gradient, state) if LINE_USE in self.names else {}
         inputs = Inputs(moment.layout, self.normalize_eps if self.normalize else None, self._values,
                         after | {"gradient": gradient[..., None, :], "params": moment.params[..., None, :]},
-                        *self._lines(factored, use, moment.step), self._common(moment, decays))
+                        *self._lines(factored, use, moment.step), self._common(moment, decays),
+                        turns_tall=self.short_rows)
         return inputs, after | {"rows": factored.rows, "columns": factored.columns} | use
 
     def _values(self, block: Block, part: Tree) -> list[Tensor]:
-        view = View(block, part)
+        view = View(block, part, self.rsqrt_eps)
         return [PARAMETER_GROUPS[name](view) for name in self.names if name in PARAMETER_GROUPS]
 
     def _lines(self, factored: Factored, use: Tree, step: Tensor) -> tuple[Tree, Tree]:

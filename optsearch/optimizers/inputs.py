@@ -21,6 +21,7 @@ class Inputs:
     `values` makes several `[..., f, n]` for a block from its part of the sources, by name: `parameters` `[..., n]`,
     `rows` `[..., num_rows]`, `columns` `[..., num_columns]`, `tensors` `[..., num_tensors]`, and `common`, of which
     each block gets all. Where `eps` is given, each feature is divided by √(`eps` + its mean square over the tensor).
+    `turns_tall` takes rows for columns, and columns for rows, where a matrix has at least as many rows as columns.
     """
 
     layout: Layout
@@ -31,6 +32,7 @@ class Inputs:
     columns: Tree
     common: Tree
     tensors: Tree = field(default_factory=dict)
+    turns_tall: bool = False
 
     def blocks(self) -> "Iterator[BlockInputs]":
         """The blocks in order; who is done with one lets go of it, as its features take much memory.
@@ -119,7 +121,9 @@ class BlockInputs:
             bias = bias + (of_shared @ shared[..., None]).squeeze(-1)
         lines = None
         if rows is not None and columns is not None:
-            lines = _Lines(of_rows @ rows, of_columns @ columns, of_columns @ rows if self._has_vectors else None)
+            needs_both = self._has_vectors or self.inputs.turns_tall
+            lines = _Lines(of_rows @ rows, of_columns @ columns, of_columns @ rows if needs_both else None,
+                           of_rows @ columns if self.inputs.turns_tall else None)
         of_tensors = None if context is None else of_context @ context
         parts = []
         for piece, place in self.block.placed:
@@ -150,18 +154,25 @@ class BlockInputs:
 
 @dataclass(frozen=True)
 class _Lines:
-    """What a block's rows and columns give, `[..., outputs, lines]`; `vectors` is what rows give as columns."""
+    """What a block's rows and columns give, `[..., outputs, lines]`, and what each gives in the other's place."""
 
     rows: Tensor
     columns: Tensor
-    vectors: Tensor | None
+    rows_as_columns: Tensor | None
+    columns_as_rows: Tensor | None
 
     def add(self, hidden: Tensor, piece: Piece, place: Place) -> None:
         """To one piece, in place. A vector's full averages stand for both its row and its column."""
-        rows, copies = self.rows[..., place.rows], piece.segment.copies
+        copies = piece.segment.copies
         if piece.segment.is_matrix:
-            columns = _copied(self.columns[..., place.columns], copies)
-            (hidden.unflatten(-1, (copies, -1, piece.width)).add_(_copied(rows, copies)[..., None])
-             .add_(columns[..., None, :]))
-        elif self.vectors is not None:
-            hidden.add_(rows).add_(self.vectors[..., place.rows])
+            of_rows, of_columns = self._of(piece)
+            (hidden.unflatten(-1, (copies, -1, piece.width)).add_(_copied(of_rows[..., place.rows], copies)[..., None])
+             .add_(_copied(of_columns[..., place.columns], copies)[..., None, :]))
+        elif self.rows_as_columns is not None:
+            hidden.add_(self.rows[..., place.rows]).add_(self.rows_as_columns[..., place.rows])
+
+    def _of(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        num_rows, num_columns = piece.segment.matrix
+        if self.columns_as_rows is None or self.rows_as_columns is None or num_rows < num_columns:
+            return self.rows, self.columns
+        return self.rows_as_columns, self.columns_as_rows

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import networkx
 
 # Raised whenever the same weights would see other features or mean another step.
-CONTRACT = 1
+CONTRACT = 2
 GRADIENT_CLIP = 1000.0
 # What is kept of a rule's outputs, beside the names of its state.
 LEARNED, GATE = "learned", "gate"

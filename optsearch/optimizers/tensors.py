@@ -96,8 +96,9 @@ def _averaged_losses(scene: Scene) -> Tree:
         return {name: scene.trends[name] for name in ("losses", "lowest")}
     decays, step = _loss_decays(scene), scene.moment.step
     loss = torch.nan_to_num(scene.moment.loss, nan=MOST_LOSS).clamp(-MOST_LOSS, MOST_LOSS)[..., None]
-    before = _corrected(scene.trends["losses"], decays, (step - 1).clamp(min=1))
-    # So that one wild batch doesn't hide all that comes after it.
+    # So that one wild batch doesn't hide all that comes after it. Corrected by one step too many, as VeLO and Celo do:
+    # at first, losses may hardly rise.
+    before = _corrected(scene.trends["losses"], decays, step)
     loss = torch.where(step[..., None] > 1, torch.minimum(loss, 2 * before.amax(-2, keepdim=True).abs()), loss)
     losses = torch.lerp(loss.expand_as(before), scene.trends["losses"], decays.expand_as(before))
     return {"losses": losses, "lowest": torch.minimum(scene.trends["lowest"], _corrected(losses, decays, step))}
