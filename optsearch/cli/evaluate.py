@@ -18,6 +18,8 @@ def evaluate(file: Annotated[Path, typer.Argument(help="A file made by `optsearc
                       "more horizons.")] = None,
              opponent: Annotated[list[str] | None, typer.Option(
                  help="Beside AdamW + cosine: all, or one of sgdm_cosine, muon_cosine, ...; several times.")] = None,
+             beside: Annotated[list[Path] | None, typer.Option(
+                 help="Another learned optimizer to compare with; several times.")] = None,
              horizon: Annotated[int | None, typer.Option(min=10, help="Inner steps; by default the study's.")] = None,
              seeds: Annotated[int | None, typer.Option(min=2, help="Inner seeds; by default 16, of a suite 5.")] = None,
              seed: Annotated[int, typer.Option(help="The first inner seed.")] = 0,
@@ -37,14 +39,15 @@ def evaluate(file: Annotated[Path, typer.Argument(help="A file made by `optsearc
     from optsearch.report.headline import evaluate_file, in_words
     from optsearch.report.measuring import ask
 
-    asked = ask(file, tasks=task or [], suite=suite, opponents=opponent or [], horizon=horizon or 0, first_seed=seed,
+    asked = ask(file, tasks=task or [], suite=suite, opponents=opponent or [],
+                beside=tuple(beside or ()), horizon=horizon or 0, first_seed=seed,
                 num_seeds=seeds, tunes_learning_rate=tune, url=storage)
     headline = evaluate_file(asked, workers, quiet=quiet or as_json)
     if picture is not None:
         headline.draw(picture)
-    is_long = bool(suite or opponent or tune)
+    is_long = bool(suite or opponent or beside or tune)
     written = [] if output is None else yardstick.write(headline, output, f"optsearch {shlex.join(sys.argv[1:])}")
     lines = [line for table in yardstick.tables(headline) for line in [*table.plain(), ""]] if is_long else []
-    extra = {"standings": yardstick.standings(headline)} if is_long else {}
+    extra = {"standings": yardstick.standings(headline), "duels": yardstick.duels(headline)} if is_long else {}
     emit(headline.to_config() | extra, as_json,
          [*(lines or in_words(headline)), *(f"wrote {path}" for path in written)])

@@ -24,12 +24,23 @@ from optsearch.evaluation.selection import (
     values,
 )
 from optsearch.evaluation.tracker import LearningCurveTracker
-from optsearch.evaluation.yardstick import NUM_REPORT_SEEDS, Result, Standing, compete, profile, report_setup, standing
+from optsearch.evaluation.yardstick import (
+    NUM_REPORT_SEEDS,
+    Duel,
+    Result,
+    Standing,
+    compete,
+    duel,
+    profile,
+    report_setup,
+    standing,
+)
 
 __all__ = [
     "BASELINE", "LEARNED", "NUM_REPORT_SEEDS", "OPPONENTS", "TUNED_LEARNED", "CSVLogger", "Cache", "Contender",
-    "CurveAnalysis", "Interval", "LearningCurveTracker", "MLflowLogger", "Measurement", "Opponent", "Result",
-    "Standing", "TensorBoardLogger", "Tuned", "WandbLogger", "baseline_curve", "compete", "hand_made", "learned",
+    "CurveAnalysis", "Duel", "Interval", "LearningCurveTracker", "MLflowLogger", "Measurement", "Opponent", "Result",
+    "Standing", "TensorBoardLogger", "Tuned", "WandbLogger", "baseline_curve", "compete", "duel",
+    "hand_made", "learned",
     "learned_tuned", "opponent", "profile", "report_setup", "selection_setup", "standing", "uncached", "value",
     "value_and_curves", "values",
 ]

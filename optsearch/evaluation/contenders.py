@@ -67,9 +67,9 @@ def hand_made(name: str) -> Contender:
                      f"{name} {found.optimizer} {found.learning_rates}")
 
 
-def learned(design: LearnedOptimizer, weights: Tree) -> Contender:
+def learned(design: LearnedOptimizer, weights: Tree, name: str = LEARNED) -> Contender:
     """A learned optimizer as it is."""
-    return Contender(LEARNED, Multiplied(design), (1.0,), _identity(design, weights), weights)
+    return Contender(name, Multiplied(design), (1.0,), _identity(design, weights), weights)
 
 
 def learned_tuned(design: LearnedOptimizer, weights: Tree) -> Contender:

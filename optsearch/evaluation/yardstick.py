@@ -40,17 +40,17 @@ class Result:
     def baseline(self) -> Measurement:
         return self.measurements[BASELINE]
 
-    def relative_losses(self, name: str) -> Tensor:
-        """Final losses ÷ the baseline's with the same seed, `[seeds]`."""
-        return self.measurements[name].finals / self.baseline.finals
+    def relative_losses(self, name: str, over: str = BASELINE) -> Tensor:
+        """Final losses ÷ those of another, by default the baseline's, with the same seed, `[seeds]`."""
+        return self.measurements[name].finals / self.measurements[over].finals
 
-    def speedups(self, name: str) -> Tensor:
-        """To the baseline's final loss on the measured split."""
-        return metrics.speedup(self.measurements[name].runs.measured, self.baseline.runs.measured)
+    def speedups(self, name: str, over: str = BASELINE) -> Tensor:
+        """To the other's final loss on the measured split."""
+        return metrics.speedup(self.measurements[name].runs.measured, self.measurements[over].runs.measured)
 
-    def train_speedups(self, name: str) -> Tensor:
-        """To the baseline's final training loss."""
-        return metrics.speedup(self.measurements[name].runs.train, self.baseline.runs.train)
+    def train_speedups(self, name: str, over: str = BASELINE) -> Tensor:
+        """To the other's final training loss."""
+        return metrics.speedup(self.measurements[name].runs.train, self.measurements[over].runs.train)
 
     def to_config(self) -> dict[str, Any]:
         """What is worth reading of every contender, without the curves."""
@@ -117,6 +117,43 @@ def standing(results: Sequence[Result], name: str) -> Standing:
     return Standing(name, relative_loss, speedup, train_speedup, round(float(ratios.median()), 3),
                     sum(each.num_failed for each in mine), sum(len(each.finals) for each in mine),
                     max(each.tuned.num_tried for each in mine), sum(not each.tuned.is_interior for each in mine))
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One contender over another: interquartile means with intervals, and families on which it is better.
+
+    `worst` is the largest relative loss of a family, the interquartile mean over its seeds. `seconds_ratio` is the time
+    of a training step, model included, the median over families.
+    """
+
+    name: str
+    over: str
+    relative_loss: Interval
+    speedup: Interval
+    train_speedup: Interval
+    num_better: int
+    num_families: int
+    worst: float
+    worst_family: str
+    seconds_ratio: float
+
+    def to_config(self) -> dict[str, Any]:
+        return {name: entry.to_config() if isinstance(entry, Interval) else entry
+                for name, entry in vars(self).items()}
+
+
+def duel(results: Sequence[Result], name: str, over: str) -> Duel:
+    """Families count alike."""
+    relative_loss, speedup, train_speedup = (
+        metrics.bootstrap([getattr(result, quantity)(name, over) for result in results], seed=0)
+        for quantity in ("relative_losses", "speedups", "train_speedups"))
+    losses = {result.family: float(metrics.interquartile_mean(result.relative_losses(name, over)))
+              for result in results}
+    worst = max(losses, key=losses.__getitem__)
+    ratios = torch.tensor([result.seconds_ratios[name] / result.seconds_ratios[over] for result in results])
+    return Duel(name, over, relative_loss, speedup, train_speedup, sum(loss < 1 for loss in losses.values()),
+                len(losses), round(losses[worst], 4), worst, round(float(ratios.median()), 3))
 
 
 def profile(results: Sequence[Result], name: str, ratios: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ import torch
 
 from optsearch import evaluation, progress
 from optsearch.errors import UsageError
-from optsearch.evaluation import OPPONENTS, Contender, Result
+from optsearch.evaluation import BASELINE, LEARNED, OPPONENTS, TUNED_LEARNED, Contender, Result
 from optsearch.export import Artifact
 from optsearch.search import parallel
 from optsearch.search.objective import content_cache
@@ -31,13 +31,15 @@ class Asked:
     """Which file is compared with whom, on what; `horizon` 0 is the study's own.
 
     `opponents` are names of `OPPONENTS` beside the tuned baseline, met at the horizon itself; at the other
-    `horizon_ratios` there is the baseline alone. `tunes_learning_rate` adds the optimizer with its learning rate
-    tuned as the baseline's is. Raises `UsageError` or `TaskError` for names that don't exist.
+    `horizon_ratios` there is the baseline alone. `beside` are other learned optimizers that are met everywhere, called
+    by their files' names. `tunes_learning_rate` adds the optimizer with its learning rate tuned as the baseline's is.
+    Raises `UsageError` or `TaskError` for names that don't exist, or that would mean two.
     """
 
     path: Path
     tasks: tuple[str, ...]
     opponents: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
     horizon: int = 0
     horizon_ratios: tuple[float, ...] = (1.0,)
     first_seed: int = 0
@@ -49,6 +51,9 @@ class Asked:
         for name in self.opponents:
             if name not in OPPONENTS:
                 raise UsageError(f"there is no opponent `{name}`. Opponents: {', '.join(OPPONENTS)}, or all.")
+        names = [BASELINE, LEARNED, TUNED_LEARNED, *self.opponents, *(path.stem for path in self.beside)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UsageError(f"two contenders would be called `{twice[0]}`. Rename a file.")
         families_of(self.tasks)
 
     def jobs(self, horizon: int) -> list[tuple[str, int]]:
@@ -62,6 +67,9 @@ class Asked:
         found = [evaluation.learned(artifact.design, weights)]
         if self.tunes_learning_rate:
             found.append(evaluation.learned_tuned(artifact.design, weights))
+        for path in self.beside:
+            other = Artifact.load(path)
+            found.append(evaluation.learned(other.design, other.weights_in(domain), path.stem))
         return found + ([evaluation.hand_made(name) for name in self.opponents] if is_at_horizon else [])
 
 

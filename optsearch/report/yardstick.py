@@ -22,7 +22,7 @@ NAMES = ("evaluation.json", "evaluation.md", "profile.png")
 
 def tables(headline: Headline) -> list[Table]:
     """Everyone at the horizon, family by family, and the learned one at other horizons."""
-    found = [_everyone(headline), _families(headline)]
+    found = [_everyone(headline), *_duels(headline), _families(headline)]
     return [*found, _horizons(headline)] if len({result.horizon for result in headline.results}) > 1 else found
 
 
@@ -33,13 +33,13 @@ def write(headline: Headline, directory: Path, command: str) -> list[Path]:
              f"![Performance profile]({picture.name})"]
     for table in tables(headline):
         lines += ["", *table.markdown()]
-    content = headline.to_config() | {"standings": standings(headline),
+    content = headline.to_config() | {"standings": standings(headline), "duels": duels(headline),
                                       "results": [result.to_config() for result in headline.results]}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         figures.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         page.write_text("\n".join(lines) + "\n")
-        pictures.profile(picture, {TITLES[name]: (RATIOS, evaluation.profile(headline.main, name, RATIOS))
+        pictures.profile(picture, {_title(name): (RATIOS, evaluation.profile(headline.main, name, RATIOS))
                                    for name in _names(headline.main)})
     except OSError as error:
         raise FileError(f"{directory} could not be written to: {error.strerror or error}. "
@@ -50,6 +50,19 @@ def write(headline: Headline, directory: Path, command: str) -> list[Path]:
 def standings(headline: Headline) -> dict[str, Any]:
     """Of every contender at the horizon."""
     return {name: evaluation.standing(headline.main, name).to_config() for name in _names(headline.main)}
+
+
+def duels(headline: Headline) -> dict[str, Any]:
+    """The learned one over every other contender at the horizon."""
+    return {name: evaluation.duel(headline.main, LEARNED, name).to_config() for name in _others(headline)}
+
+
+def _others(headline: Headline) -> list[str]:
+    return [name for name in _names(headline.main) if name not in (LEARNED, TUNED_LEARNED)]
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, name)
 
 
 def _names(results: Sequence[Result]) -> list[str]:
@@ -79,7 +92,7 @@ def _everyone(headline: Headline) -> Table:
     rows = []
     for name in _names(headline.main):
         found = evaluation.standing(headline.main, name)
-        rows.append((TITLES[name], str(found.relative_loss), str(found.speedup), str(found.train_speedup),
+        rows.append((_title(name), str(found.relative_loss), str(found.speedup), str(found.train_speedup),
                      f"{found.seconds_ratio:.2f}", f"{found.num_tried}",
                      f"{found.num_failed} of {found.num_trainings}", f"{found.num_at_edge}"))
     return Table(
@@ -90,8 +103,23 @@ def _everyone(headline: Headline) -> Table:
         ("optimizer", "relative loss", "speedup", "train speedup", "time", "tried", "failed", "edge"), rows)
 
 
+def _duels(headline: Headline) -> list[Table]:
+    """One table, where there is anybody beside the baseline."""
+    rows = []
+    for name in _others(headline):
+        found = evaluation.duel(headline.main, LEARNED, name)
+        rows.append((_title(name), str(found.relative_loss), str(found.speedup), str(found.train_speedup),
+                     f"{found.num_better} of {found.num_families}", f"{found.worst:.3f} on {found.worst_family}",
+                     f"{found.seconds_ratio:.2f}"))
+    return [Table("The learned optimizer over each other one",
+                  "Its final losses ÷ theirs, and how much sooner it reaches theirs, seed by seed. Better: families on "
+                  "which its relative loss is below 1. Worst: the family on which it is highest.",
+                  ("over", "relative loss", "speedup", "train speedup", "better", "worst", "time"), rows)
+            ] if len(rows) > 1 else []
+
+
 def _families(headline: Headline) -> Table:
-    others = [name for name in _names(headline.main) if name not in (LEARNED, TUNED_LEARNED, BASELINE)]
+    others = [name for name in _others(headline) if name != BASELINE]
     rows = []
     for result in headline.main:
         learned = result.measurements[LEARNED]
@@ -104,7 +132,7 @@ def _families(headline: Headline) -> Table:
             f"{float(interquartile_mean(result.relative_losses(LEARNED))):.3f}",
             f"{float(interquartile_mean(result.speedups(LEARNED))):.2f}", f"{result.seconds_ratios[LEARNED]:.2f}",
             f"{learned.num_failed} of {len(learned.finals)}",
-            *([f"{TITLES[best]} {losses[best]:.3f}"] if best else [])))
+            *([f"{_title(best)} {losses[best]:.3f}"] if best else [])))
     return Table("Family by family", "Relative loss, speedup and time of the learned optimizer; the opponent with the "
                  "lowest relative loss beside AdamW + cosine." if others else "Of the learned optimizer.",
                  ("family", "AdamW's rate", "AdamW's loss", "relative loss", "speedup", "time", "failed",
@@ -118,7 +146,7 @@ def _horizons(headline: Headline) -> Table:
         for name in (LEARNED, TUNED_LEARNED):
             if name in results[0].measurements:
                 found = evaluation.standing(results, name)
-                rows.append((f"{horizon}", TITLES[name], str(found.relative_loss), str(found.speedup),
+                rows.append((f"{horizon}", _title(name), str(found.relative_loss), str(found.speedup),
                              str(found.train_speedup), f"{found.num_failed} of {found.num_trainings}"))
     return Table("Other horizons", "AdamW + cosine is tuned anew at each.",
                  ("inner steps", "optimizer", "relative loss", "speedup", "train speedup", "failed"), rows)

@@ -26,8 +26,9 @@ TRANSFER = "transfer"
 # Where half of the trials are stopped after at most this part of a whole one, that is a look, and a fit of the model
 # gives as many points as can be looked at for `LIST_SHARE` of a whole trial.
 SHORT_LOOK, LIST_SHARE, MAX_LIST = 0.1, 0.25, 24
-# Of many short looks, one in so many is at a random point.
-RANDOM_LOOKS = 3
+# One in so many is at a random point: from few trials in a space of many dimensions, the model would follow the first
+# good point in small steps.
+RANDOM_SHARE = 3
 # Of so many random points, a trial of the start takes the one farthest from all others.
 NUM_SPREAD = 10
 
@@ -40,10 +41,10 @@ class ConditionalGPSampler(BaseSampler):
     pruned count as `forecasts(study)` says: by number, the mean and standard deviation of the value that each would
     have ended with. Trials under way, in any process, count as if about to end.
 
-    The first `num_startup_trials` are random, but spread. Where there are `previous` studies, a few of their best
-    points come first, then fewer random ones, and the model learns from theirs too, as far as they turn out to be
-    alike. Where most trials are stopped at a first look, one fit gives a list of suggestions, and every third one is
-    random. The same seed suggests the same after the same history, but for such a list, which a new process begins
+    The first `num_startup_trials` are random, but spread, and later every third one is random. Where there are
+    `previous` studies, a few of their best points come first, then fewer random ones, and the model learns from theirs
+    too, as far as they turn out to be alike. Where most trials are stopped at a first look, one fit gives a list of
+    suggestions. The same seed suggests the same after the same history, but for such a list, which a new process begins
     anew. Where the model fails, TPE suggests; each trial's user attribute `sampler` says who did ("transfer",
     "startup", "gp", "random", "fallback: <reason>"), and for the first of each fit, `expected_gain` is by how much the
     model expected the best value to improve.
@@ -120,7 +121,7 @@ class ConditionalGPSampler(BaseSampler):
             return TRANSFER, point, None
         if len(known.points) < max(2, inheritance.num_startup_trials(self._num_startup_trials)):
             return "startup", self._first_allowed(spread_points(encoding, known, seed)), None
-        if _list_size(known) > 1 and len(known.tried) % RANDOM_LOOKS == 0:
+        if len(known.tried) % RANDOM_SHARE == 0:
             return "random", self._first_allowed(encoding.tree.sample(seed % 2**32, NUM_SPREAD)), None
         if (point := self._listed(known)) is not None:
             return "gp", point, None
