@@ -15,10 +15,11 @@ GROUND = {"errors", "seeds", "trees", "progress", "pictures", "layering", "compi
 # Every room and the rooms below it that it may know; a room may always know itself and the ground.
 MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in GROUND},
+    "models": set(),
     "tasks": set(),
     "optimizers": set(),
     "meta_training": {"tasks", "optimizers"},
-    "export": {"optimizers"},
+    "export": {"models", "optimizers"},
     "adaptation": {"tasks", "optimizers", "meta_training", "export"},
     "bench": {"tasks", "optimizers", "meta_training", "adaptation", "export", "evaluation", "search"},
     "evaluation": {"tasks", "optimizers", "meta_training"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quickstart": {"search", "report", "watching"},
     "notebook": {"tasks", "export", "evaluation", "search", "report", "watching"},
     "__main__": {"cli"},
-    "cli": {"tasks", "optimizers", "meta_training", "adaptation", "export", "evaluation", "search", "report",
+    "cli": {"models", "tasks", "optimizers", "meta_training", "adaptation", "export", "evaluation", "search", "report",
             "live", "watching", "dashboard", "quickstart", "bench"},
 }
 # Each foreign library and the rooms that are its home.

@@ -115,6 +115,32 @@ def test_the_page_has_everyone_and_the_second_time_costs_nothing(tmp_path: Path,
     assert (tmp_path / "page" / "profile.png").stat().st_size > 10_000
 
 
+def test_beside_another_one_the_figures_are_over_that_one(tuned_rate: float, tmp_path: Path) -> None:
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("good", "same", "slow")}
+    for name, path in paths.items():
+        adamw(tuned_rate / (10 if name == "slow" else 1)).save(path)
+    asked = Asked(path=paths["good"], tasks=(TASK, "digits_mlp/128"), beside=(paths["same"], paths["slow"]),
+                  num_seeds=4)
+    headline = evaluate_file(asked, quiet=True)
+    same, slow = (evaluation.duel(headline.main, "learned", name) for name in ("same", "slow"))
+    assert (same.relative_loss.value, same.speedup.value, same.train_speedup.value, same.worst) == (1, 1, 1, 1)
+    assert (same.num_better, slow.num_better, slow.num_families) == (0, 2, 2)
+    ends = [result.measurements for result in headline.main]
+    ratios = torch.cat([each["learned"].finals / each["slow"].finals for each in ends]).sort().values
+    assert slow.relative_loss.value == pytest.approx(float(ratios[2:-2].mean()))
+    of_families = [(each["learned"].finals / each["slow"].finals).sort().values[1:3].mean() for each in ends]
+    assert slow.worst == pytest.approx(float(max(of_families)), abs=1e-4)
+    assert slow.train_speedup.low > 1
+    table, = (each for each in yardstick.tables(headline) if each.title.startswith("The learned optimizer over"))
+    assert [row[0] for row in table.rows] == ["AdamW, cosine", "same", "slow"]
+
+
+def test_two_contenders_of_one_name_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "learned.safetensors"
+    with pytest.raises(UsageError, match=r"two contenders would be called `learned`. Rename a file"):
+        Asked(path=tmp_path / "best.safetensors", tasks=(TASK,), beside=(other,))
+
+
 def test_families_seen_in_meta_training_are_marked(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     known = {"families": {"tasks": ["digits_mlp/64"], "validation": [], "held_out": []}, "held_out": [],

@@ -14,6 +14,7 @@ from optsearch.cli.evaluate import evaluate
 from optsearch.cli.explain import explain
 from optsearch.cli.finalists import finalists
 from optsearch.cli.importing import imports
+from optsearch.cli.models import models
 from optsearch.cli.options import (
     DeviceOption,
     JsonOption,
@@ -40,6 +41,7 @@ app.add_typer(studies, name="study")
 app.add_typer(benches, name="bench")
 app.add_typer(designs, name="designs")
 app.add_typer(imports, name="import")
+app.add_typer(models, name="models")
 
 
 def main() -> None:

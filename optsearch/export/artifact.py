@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from optsearch import trees
+from optsearch import models, trees
 from optsearch.errors import DesignError, FileError
 from optsearch.export.adapters import Adapters, effective, shared_of
 from optsearch.optimizers.optimizer import CONTRACT, LearnedOptimizer
@@ -53,8 +53,12 @@ class Artifact:
 
     @staticmethod
     def load(path: Path) -> "Artifact":
-        """Raises `FileError` for a file that is missing, damaged, foreign or of a newer contract."""
-        tree, metadata = trees.load(Path(path))
+        """A file, or one that comes with the package, by its name.
+
+        Raises `FileError` for a file that is missing, damaged, foreign or of a newer contract.
+        """
+        path = models.resolve(Path(path))
+        tree, metadata = trees.load(path)
         if metadata.get("format") != FORMAT:
             raise FileError(f"{path} is no learned optimizer but {metadata.get('format', 'something else')}; "
                             "expected a file made by `optsearch export`.")

@@ -67,7 +67,7 @@ class Headline:
     def to_config(self) -> dict[str, Any]:
         provenance, standing = self.artifact.provenance, self.learned
         return standing.to_config() | {
-            "families": {result.family: _family(result) for result in self.main},
+            "horizon": self.horizon, "families": {result.family: _family(result) for result in self.main},
             "num_trials": provenance.get("num_trials"), "num_pruned": provenance.get("num_pruned"),
             "seconds": round(self.seconds, 1), "artifact": str(self.path)}
 

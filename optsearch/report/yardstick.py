@@ -39,7 +39,7 @@ def write(headline: Headline, directory: Path, command: str) -> list[Path]:
         directory.mkdir(parents=True, exist_ok=True)
         figures.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         page.write_text("\n".join(lines) + "\n")
-        pictures.profile(picture, {_title(name): (RATIOS, evaluation.profile(headline.main, name, RATIOS))
+        pictures.profile(picture, {title(name): (RATIOS, evaluation.profile(headline.main, name, RATIOS))
                                    for name in _names(headline.main)})
     except OSError as error:
         raise FileError(f"{directory} could not be written to: {error.strerror or error}. "
@@ -61,7 +61,8 @@ def _others(headline: Headline) -> list[str]:
     return [name for name in _names(headline.main) if name not in (LEARNED, TUNED_LEARNED)]
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """A contender's name for people."""
     return TITLES.get(name, name)
 
 
@@ -92,7 +93,7 @@ def _everyone(headline: Headline) -> Table:
     rows = []
     for name in _names(headline.main):
         found = evaluation.standing(headline.main, name)
-        rows.append((_title(name), str(found.relative_loss), str(found.speedup), str(found.train_speedup),
+        rows.append((title(name), str(found.relative_loss), str(found.speedup), str(found.train_speedup),
                      f"{found.seconds_ratio:.2f}", f"{found.num_tried}",
                      f"{found.num_failed} of {found.num_trainings}", f"{found.num_at_edge}"))
     return Table(
@@ -108,7 +109,7 @@ def _duels(headline: Headline) -> list[Table]:
     rows = []
     for name in _others(headline):
         found = evaluation.duel(headline.main, LEARNED, name)
-        rows.append((_title(name), str(found.relative_loss), str(found.speedup), str(found.train_speedup),
+        rows.append((title(name), str(found.relative_loss), str(found.speedup), str(found.train_speedup),
                      f"{found.num_better} of {found.num_families}", f"{found.worst:.3f} on {found.worst_family}",
                      f"{found.seconds_ratio:.2f}"))
     return [Table("The learned optimizer over each other one",
@@ -132,7 +133,7 @@ def _families(headline: Headline) -> Table:
             f"{float(interquartile_mean(result.relative_losses(LEARNED))):.3f}",
             f"{float(interquartile_mean(result.speedups(LEARNED))):.2f}", f"{result.seconds_ratios[LEARNED]:.2f}",
             f"{learned.num_failed} of {len(learned.finals)}",
-            *([f"{_title(best)} {losses[best]:.3f}"] if best else [])))
+            *([f"{title(best)} {losses[best]:.3f}"] if best else [])))
     return Table("Family by family", "Relative loss, speedup and time of the learned optimizer; the opponent with the "
                  "lowest relative loss beside AdamW + cosine." if others else "Of the learned optimizer.",
                  ("family", "AdamW's rate", "AdamW's loss", "relative loss", "speedup", "time", "failed",
@@ -146,7 +147,7 @@ def _horizons(headline: Headline) -> Table:
         for name in (LEARNED, TUNED_LEARNED):
             if name in results[0].measurements:
                 found = evaluation.standing(results, name)
-                rows.append((f"{horizon}", _title(name), str(found.relative_loss), str(found.speedup),
+                rows.append((f"{horizon}", title(name), str(found.relative_loss), str(found.speedup),
                              str(found.train_speedup), f"{found.num_failed} of {found.num_trainings}"))
     return Table("Other horizons", "AdamW + cosine is tuned anew at each.",
                  ("inner steps", "optimizer", "relative loss", "speedup", "train speedup", "failed"), rows)

@@ -197,7 +197,7 @@ def _write_files(job: Job, plan: Plan, weights: dict[str, torch.Tensor], curve: 
     paths = [folder / name for name in (WEIGHTS, CURVE)]
     last = curve[-1]
     provenance = job.provenance | {
-        "outcome": outcome.name, "value": last["value"], "inner_steps": last["inner_steps"],
+        "outcome": outcome.name, "value": last["value"], "inner_steps": last["inner_steps"], "seconds": last["seconds"],
         "meta_training": job.settings, "tasks": job.tasks, "weights": job.weights, "seed": job.seed,
         **{name: value for name, value in (("few_shot", job.few_shot), ("keep", job.keep)) if value},
         "versions": {"optsearch": optsearch.__version__, "torch": torch.__version__,

@@ -1,0 +1,105 @@
+"""The card of a learned optimizer: what it was learned on, how good it is, what it costs and where it fails."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optsearch.errors import FileError
+from optsearch.evaluation import BASELINE, LEARNED
+from optsearch.evaluation.metrics import interquartile_mean
+from optsearch.export import Artifact
+from optsearch.optimizers.words import line
+from optsearch.report.yardstick import title
+from optsearch.tables import Table
+
+# Families on which it ends so much above tuned AdamW count as failures; so many of the worst are named.
+FAILS, NUM_NAMED = 1.05, 8
+Content = Mapping[str, Any]
+
+
+def card(name: str, artifact: Artifact, evaluation: Content) -> list[str]:
+    """Markdown, from what `optsearch evaluate --output` wrote as `evaluation.json`; `name` is what `load` is given."""
+    costs = artifact.design.costs()
+    return [f"# {name}", "", *_learned_on(artifact), "", "```python",
+            f'optimizer = optsearch.load("{name}")(model.parameters(), num_steps=10_000)', "```", "",
+            *_scores(evaluation).markdown(), "", *_horizons(evaluation).markdown(), "",
+            "## What it costs", "",
+            f"{costs.num_weights:,} weights; a step makes {costs.flops_per_parameter:.0f} FLOPs of matrix products and "
+            f"keeps {costs.state_bytes_per_parameter:.0f} bytes of state a parameter. A training step, model included, "
+            f"takes {evaluation['seconds_ratio']:.2f} times that with AdamW (median over these small models).", "",
+            "## When not to use it", "", *_failures(evaluation), "",
+            "## A better one for your models", "",
+            "An optimizer found for your kind of model is better than one for all kinds:", "",
+            "    optsearch study create mine --task ./my_tasks.py:mine", "    optsearch study run mine",
+            "    optsearch export mine -o mine.safetensors"]
+
+
+def read(path: Path) -> Content:
+    """An `evaluation.json`; raises `FileError` where it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["results"], content["duels"], content["horizon"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{path} is no evaluation.json ({error!r}); expected one that `optsearch evaluate --output` "
+                        "wrote.") from error
+    return content
+
+
+def _learned_on(artifact: Artifact) -> Iterator[str]:
+    source: Content | None = artifact.provenance
+    yield f"{line(artifact.design).strip('<>').removeprefix('LearnedOptimizer: ')}."
+    while source and source.get("tasks"):
+        hours = f" in {source['seconds'] / 3600:.1f} core-hours" if "seconds" in source else ""
+        settings = source.get("meta_training", {})
+        yield (f"Meta-trained for {source['inner_steps']:,} inner steps{hours}, of runs of up to "
+               f"{settings.get('horizon', source.get('horizon'))} steps, on {', '.join(source['tasks'])}.")
+        source = source.get("initial")
+        if source:
+            yield "Before that:"
+
+
+def _scores(evaluation: Content) -> Table:
+    rows = [(title(name), _interval(found["relative_loss"]), _interval(found["speedup"]),
+             _interval(found["train_speedup"]), f"{found['num_better']} of {found['num_families']}",
+             f"{found['worst']:.2f} on {found['worst_family']}")
+            for name, found in evaluation["duels"].items()]
+    count, horizon = len(evaluation["families"]), evaluation["horizon"]
+    return Table("How good it is",
+                 f"On {count} families, {horizon} steps each, not tuned; the others' learning rates are tuned on each "
+                 "family but where it says default. Interquartile means with 95 % intervals: final loss ÷ theirs "
+                 "(below 1 is better), and how many times sooner it reaches theirs.",
+                 ("over", "relative loss", "speedup", "train speedup", "better", "worst"), rows)
+
+
+def _horizons(evaluation: Content) -> Table:
+    rows = []
+    for horizon in sorted({result["horizon"] for result in evaluation["results"]}):
+        found = [result["contenders"] for result in evaluation["results"] if result["horizon"] == horizon]
+        values = (interquartile_mean(torch.tensor([value for each in found for value in each[LEARNED][quantity]]))
+                  for quantity in ("relative_losses", "speedups", "train_speedups"))
+        failed = sum(each[LEARNED]["num_failed"] for each in found)
+        total = sum(len(each[LEARNED]["relative_losses"]) for each in found)
+        rows.append((f"{horizon}", *(f"{float(value):.3f}" for value in values), f"{failed} of {total}"))
+    return Table("Shorter and longer runs", f"Over {title(BASELINE)}, tuned anew at each length.",
+                 ("steps", "relative loss", "speedup", "train speedup", "failed"), rows)
+
+
+def _failures(evaluation: Content) -> Iterator[str]:
+    losses = {family: found["relative_loss"] for family, found in evaluation["families"].items()}
+    worst = sorted((family for family, loss in losses.items() if loss > FAILS), key=losses.__getitem__, reverse=True)
+    if worst:
+        named = ", ".join(f"{family} ({losses[family]:.2f})" for family in worst[:NUM_NAMED])
+        yield (f"It ended more than 5 % above tuned {title(BASELINE)} on {len(worst)} of {len(losses)} families: "
+               f"{named}{', ...' if len(worst) > NUM_NAMED else ''}.")
+    else:
+        yield f"It ended at most 5 % above tuned {title(BASELINE)} on all of {len(losses)} families."
+    longest = max(result["horizon"] for result in evaluation["results"])
+    yield (f"Nothing here was measured on runs of more than {longest:,} steps, or on models of more than some ten "
+           "thousand parameters.")
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
