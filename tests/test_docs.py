@@ -39,7 +39,7 @@ def shell_lines(page: str) -> list[list[str]]:
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
     """The command that words name, and the rest of them."""
     command, rest = get_command(app), list(words)
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and (rest or not command.invoke_without_command):
         assert rest, f"`{' '.join(words)}` names a group of commands, not one"
         assert rest[0] in command.commands, f"there is no command `{rest[0]}` in `{' '.join(words)}`"
         command = command.commands[rest.pop(0)]
