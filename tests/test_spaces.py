@@ -12,8 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from optsearch.errors import SpaceError, StudyError
 from optsearch.meta_training import MetaTraining
-from optsearch.optimizers import LSTM, MLP, History, LearnedOptimizer, Observation
+from optsearch.optimizers import DESIGNS, LSTM, MLP, AdamW, History, LearnedOptimizer, Observation, named_design
 from optsearch.optimizers.mixings import Residual
+from optsearch.optimizers.muon import Muon
 from optsearch.optimizers.optimizer import PARTS
 from optsearch.search import resources
 from optsearch.search.definition import StudyDefinition, define, preset
@@ -245,6 +246,23 @@ def test_a_space_comes_from_the_users_own_file(tmp_path: Path) -> None:
     assert load_space(str(path)).description == "a small one"
     with pytest.raises(SpaceError, match=r"quickstart.*\.toml file"):
         load_space("nothing")
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_a_space_may_be_one_named_design(name: str) -> None:
+    space = parse_space("one.toml", f'design = "{name}"\n[meta_training]\nmeta_lr = {{ low = 1e-3, high = 1e-2 }}\n')
+    assert [row for row, leaf in space.rows() if isinstance(leaf, BaseDistribution)] == ["meta_training.meta_lr"]
+    design, settings = space.suggest(random_suggest(seed=0))
+    assert design == named_design(name)
+    assert 1e-3 <= settings.meta_lr <= 1e-2
+
+
+def test_tables_take_the_place_of_a_named_designs_parts() -> None:
+    space = parse_space("one.toml", 'design = "adamw_gru"\n[base]\nkind = ["adamw", "muon"]\n')
+    found = {space.suggest(random_suggest(seed=seed))[0].base for seed in range(8)}
+    assert found == {AdamW(), Muon()}
+    with pytest.raises(SpaceError, match=r"one.toml: design: there is no design `magic`. Designs: adamw_gnn"):
+        parse_space("one.toml", 'design = "magic"')
 
 
 def test_a_study_notices_that_its_space_has_changed(tmp_path: Path) -> None:

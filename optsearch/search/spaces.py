@@ -7,6 +7,7 @@ from typing import Any
 
 from optsearch.errors import DesignError, SpaceError
 from optsearch.meta_training.settings import MetaTraining
+from optsearch.optimizers.designs import named_design
 from optsearch.optimizers.optimizer import PARTS
 from optsearch.optimizers.part import part_from_config
 from optsearch.search import resources
@@ -48,18 +49,38 @@ def load_space(name: str) -> Space:
 def parse_space(name: str, text: str) -> Space:
     """A space from its text; see `load_space`."""
     content = resources.parse(resources.SPACES, name, text)
-    description = str(content.pop("description", ""))
+    description, design = str(content.pop("description", "")), content.pop("design", None)
     for table in content:
         if table not in TABLES:
             raise SpaceError(f"{name}: there is no part `{table}`. Parts: {', '.join(TABLES)}.")
-    space = Space(name, text, description, {slot: _part(name, slot, content[slot]) for slot in TABLES
-                                            if slot in content})
+    fixed = {} if design is None else _fixed(name, design)
+    space = Space(name, text, description, {
+        slot: _part(name, slot, content[slot]) if slot in content else fixed[slot]
+        for slot in TABLES if slot in content or slot in fixed})
     _check_use(space)
     _check_values(space)
     draw = random_suggest(seed=0)
     for _ in range(NUM_DRAWS):
         _check_point(space, draw)
     return space
+
+
+def _fixed(file: str, design: str) -> dict[str, Part]:
+    """The parts of a named design, with nothing to choose."""
+    try:
+        config = named_design(design).to_config()
+    except DesignError as error:
+        raise SpaceError(f"{file}: design: {error}") from error
+
+    def is_used(name: str) -> bool:
+        if name not in NEEDS:
+            return True
+        slot, _, field = NEEDS[name].partition(".")
+        return may_be_something(config[slot][field or "kind"])
+
+    return {slot: Part(slot, part["kind"], {part["kind"]: {
+        field: value for field, value in part.items() if field != "kind" and is_used(f"{slot}.{field}")}})
+        for slot, part in config.items() if is_used(slot)}
 
 
 def _part(file: str, slot: str, table: dict[str, Any]) -> Part:
