@@ -21,6 +21,7 @@ from optsearch.optimizers import (
     AdamW,
     AggMo,
     Constant,
+    Cosine,
     ExpMagnitude,
     Features,
     LearnedOptimizer,
@@ -51,7 +52,8 @@ BASES = {
 CARRIERS = [LearnedOptimizer(Features(groups=("compact",)), kind()) for name, kind in RULES.items() if name != "none"]
 CARRIERS += [LearnedOptimizer(head=kind()) for kind in HEADS.values()]
 CARRIERS += [LearnedOptimizer(mixing=kind()) for kind in MIXINGS.values() if kind().has_base]
-CARRIERS += [LearnedOptimizer(rule=NoRule(), schedule=kind()) for kind in SCHEDULES.values()]
+FLAT = [name for name in SCHEDULES if name != "cosine"]
+CARRIERS += [LearnedOptimizer(rule=NoRule(), schedule=SCHEDULES[name]()) for name in FLAT]
 # At a rate at which every base stays on the ground.
 CARRIERS += [replace(design, schedule=replace(design.schedule, initial_lr=1e-3))
              for design, _ in DESIGNS.values() if design.base is not None]
@@ -239,8 +241,8 @@ def test_params_of_size_zero_still_move_under_the_head_that_scales_by_them():
     assert 0 < direction.abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-def test_every_schedule_starts_flat_at_its_initial_learning_rate(kind):
+@pytest.mark.parametrize("kind", FLAT)
+def test_schedules_start_flat_at_their_initial_learning_rate(kind):
     schedule, progress = SCHEDULES[kind](initial_lr=0.02), torch.linspace(0, 1, 11)[:, None]
     torch.testing.assert_close(schedule.learning_rate(schedule.init_weights(), progress), torch.full((11, 1), 0.02))
 
@@ -256,3 +258,19 @@ def test_the_logarithm_of_a_learned_schedule_is_linear_between_its_knots():
     rates = schedule.learning_rate(weights, torch.tensor(list(exponents))[:, None])
     expected = [0.1 * math.exp(2 * (0.5 + exponent)) for exponent in exponents.values()]
     torch.testing.assert_close(rates[:, 0], torch.tensor(expected))
+
+
+def test_a_cosine_schedule_starts_as_torchs_own_and_learns_to_leave_it():
+    steps, optimizer = 200, torch.optim.SGD([torch.zeros(1)], lr=0.04)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1e-9, total_iters=10)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=190)
+    theirs = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, falling], milestones=[10])
+    schedule = Cosine(initial_lr=0.04, num_knots=5, gain=2.0)
+    weights, other = schedule.init_weights(), {"level": torch.tensor([0.1]), "knots": torch.arange(5) / 10}
+    for step in range(steps):
+        ours, expected = schedule.learning_rate(weights, torch.tensor([step / steps])), theirs.get_last_lr()[0]
+        torch.testing.assert_close(ours, torch.tensor([max(expected, 0.02 * 0.04)]), rtol=2e-3, atol=1e-6)
+        left = schedule.learning_rate(other, torch.tensor([step / steps])) / ours
+        torch.testing.assert_close(left, torch.tensor([math.exp(2.0 * (0.1 + 0.4 * step / steps))]))
+        optimizer.step()
+        theirs.step()

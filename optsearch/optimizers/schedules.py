@@ -1,6 +1,7 @@
 """Schedules: the learning rate over the course of a run, fixed or learned."""
 
 from dataclasses import dataclass
+from math import pi
 from typing import Protocol
 
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
 
+# The first steps, at progress 0, should not be lost.
+WARMUP, LEAST = 0.05, 0.02
+
 
 class Schedule(Protocol):
     def init_weights(self) -> Tree:
-        """Zeros: every schedule starts flat at its initial learning rate."""
+        """Zeros: every schedule starts as it is by hand."""
 
     def learning_rate(self, weights: Tree, progress: Tensor) -> Tensor:
         """`[..., 1]` for `progress` `[..., 1]` in 0..1."""
@@ -47,8 +51,8 @@ class Progress:
     gain: float = 10.0
 
     def __post_init__(self) -> None:
-        _require_positive("schedule.progress", self.initial_lr)
-        require("schedule.progress", self.num_knots > 1, f"num_knots must be at least 2, not {self.num_knots}.")
+        _require_positive(f"schedule.{type(self).__name__.lower()}", self.initial_lr)
+        require(f"schedule.{type(self).__name__.lower()}", self.num_knots > 1, f"num_knots must be at least 2, not {self.num_knots}.")
 
     def init_weights(self) -> Tree:
         return {"level": torch.zeros(1), "knots": torch.zeros(self.num_knots)}
@@ -60,4 +64,17 @@ class Progress:
         return self.initial_lr * (self.gain * exponent).exp()
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "progress": Progress}
+@dataclass(frozen=True)
+class Cosine(Progress):
+    """Warm-up over a twentieth of the run and a cosine down to 0, times what `Progress` learns.
+
+    So it starts where hand-made schedules are, and what is learned is by how much to leave them.
+    """
+
+    def learning_rate(self, weights: Tree, progress: Tensor) -> Tensor:
+        falling = (1 + torch.cos(pi * ((progress - WARMUP) / (1 - WARMUP)).clamp(0, 1))) / 2
+        shape = torch.where(progress < WARMUP, progress / WARMUP, falling).clamp(min=LEAST)
+        return shape * super().learning_rate(weights, progress)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "progress": Progress, "cosine": Cosine}
