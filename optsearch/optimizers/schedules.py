@@ -51,8 +51,9 @@ class Progress:
     gain: float = 10.0
 
     def __post_init__(self) -> None:
-        _require_positive(f"schedule.{type(self).__name__.lower()}", self.initial_lr)
-        require(f"schedule.{type(self).__name__.lower()}", self.num_knots > 1, f"num_knots must be at least 2, not {self.num_knots}.")
+        slot = f"schedule.{type(self).__name__.lower()}"
+        _require_positive(slot, self.initial_lr)
+        require(slot, self.num_knots > 1, f"num_knots must be at least 2, not {self.num_knots}.")
 
     def init_weights(self) -> Tree:
         return {"level": torch.zeros(1), "knots": torch.zeros(self.num_knots)}
