@@ -55,7 +55,7 @@ CARRIERS += [LearnedOptimizer(mixing=kind()) for kind in MIXINGS.values() if kin
 FLAT = [name for name in SCHEDULES if name != "cosine"]
 CARRIERS += [LearnedOptimizer(rule=NoRule(), schedule=SCHEDULES[name]()) for name in FLAT]
 # At a rate at which every base stays on the ground.
-CARRIERS += [replace(design, schedule=replace(design.schedule, initial_lr=1e-3))
+CARRIERS += [replace(design, schedule=Progress(initial_lr=1e-3))
              for design, _ in DESIGNS.values() if design.base is not None]
 # Two tensors: the heads that scale must keep them apart.
 LAYOUT = Layout.of({"a": torch.zeros(2, 3), "b": torch.zeros(4)})

@@ -9,9 +9,10 @@ from optsearch.optimizers.gnn import GNN
 from optsearch.optimizers.heads import ExpMagnitude, OutputRMS, ParameterRMS, Raw
 from optsearch.optimizers.memory import KeyValueMemory
 from optsearch.optimizers.mixings import Gated, Mixing, NoMixing, Residual
+from optsearch.optimizers.muon import Muon
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.rules import LSTM, MLP, NoRule
-from optsearch.optimizers.schedules import Constant, Progress
+from optsearch.optimizers.schedules import Constant, Cosine, Progress
 from optsearch.optimizers.steering import Controls
 from optsearch.optimizers.tensors import TensorFeatures
 from optsearch.optimizers.transformer import Transformer
@@ -90,6 +91,13 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
                           "MLP residual on AdamW, under a transformer over tensors and steps"),
     "adamw_gnn": (_on_adamw(GNN(hidden_size=32, num_layers=2)),
                   "MLP residual on AdamW, under a graph network over the model's layers"),
+    "muon_gru": (LearnedOptimizer(
+        features=Features(groups=("compact",)), rule=MLP(hidden_size=8), head=OutputRMS(), schedule=Cosine(0.05),
+        base=Muon(weight_decay=0.1), mixing=Trust(), controller=controllers.GRU(hidden_size=24),
+        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
+                                       "gradient_trend", "size", "rank", "loss", "progress", "settings")),
+        controls=Controls(context_size=4, film=True, tunes_base=True)),
+        "Muon and a small MLP, under a GRU that sets each tensor's rate and decays; made for all domains"),
     "adamw_trust": (_on_adamw(mixing=Trust()),
                     "MLP residual on AdamW, left alone for a while where its steps go astray"),
 }

@@ -115,6 +115,8 @@ DECAYS: dict[str, tuple[str, ...]] = {
     "rows_and_columns": ("factored_decays",),
     "rsqrt_rows_and_columns": ("factored_decays",),
 }
+# Those that divide by the root of a second moment and an epsilon.
+ROOTED_GROUPS = ("normalised_momentum", "normalised_gradient", "rsqrt_second_moment")
 # Those that need Adam's bias correction.
 ADAM_GROUPS = ("corrected_momentum", "corrected_gradient")
 FEATURE_GROUPS = (*PARAMETER_GROUPS, *LINE_GROUPS, *SHARED_GROUPS)

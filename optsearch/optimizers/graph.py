@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optsearch.optimizers.feature_groups import DECAYS, LINE_USE, PARAMETER_GROUPS, SHARED_GROUPS
+from optsearch.optimizers.feature_groups import (
+    DECAYS,
+    FACTORED_LINE_GROUPS,
+    LINE_USE,
+    PARAMETER_GROUPS,
+    ROOTED_GROUPS,
+    RSQRT_EPS,
+    SHARED_GROUPS,
+)
 from optsearch.optimizers.part import Config
 from optsearch.optimizers.tensors import KEPT
 from optsearch.trees import Tree, within
@@ -149,6 +157,11 @@ class _Draft:
             attributes = {"kind": name, "width": features.width(name)}
             if features.normalize and name not in (*SHARED_GROUPS, LINE_USE):
                 attributes["normalize_eps"] = features.normalize_eps
+            # Left out where they are as always, so that older designs keep their fingerprints.
+            if name in ROOTED_GROUPS and features.rsqrt_eps != RSQRT_EPS:
+                attributes["rsqrt_eps"] = features.rsqrt_eps
+            if name in FACTORED_LINE_GROUPS and features.short_rows:
+                attributes["short_rows"] = True
             before = [averages[decay] for decay in DECAYS.get(name, ())]
             sees_gradient = name.endswith("gradient") or not before
             nodes.append(self._add(f"features.{name}", [*before, *([SOURCE] if sees_gradient else [])], "features",
