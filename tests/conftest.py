@@ -2,5 +2,15 @@
 
 import signal
 
+import pytest
+
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def nothing_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sampler's model speaks every time after the start, where every third suggestion would be random."""
+    from optsearch.search import gp_sampler
+
+    monkeypatch.setattr(gp_sampler, "RANDOM_SHARE", 10**9)

@@ -112,6 +112,7 @@ def test_contenders_are_those_that_fewest_dominate():
     assert set(is_non_dominated(-values).nonzero().squeeze(-1).tolist()) <= set(found.tolist())
 
 
+@pytest.mark.usefixtures("nothing_at_random")
 @pytest.mark.parametrize(("costs", "direction"), [
     (None, "minimize"), (None, "maximize"), (lambda point: [bowls(point)[1]], "minimize")])
 def test_it_suggests_points_of_the_front(costs, direction):
@@ -135,6 +136,7 @@ def test_it_suggests_points_of_the_front(costs, direction):
     assert numpy.ptp(found[:, 0]) > 0.2
 
 
+@pytest.mark.usefixtures("nothing_at_random")
 def test_forbidden_points_are_not_suggested_and_few_are_checked():
     checked = []
 

@@ -17,8 +17,12 @@ from optuna.testing.pytest_samplers import (
 )
 from optuna.trial import TrialState, create_trial
 
+from optsearch.optimizers import named_design
 from optsearch.search import gp_sampler
+from optsearch.search.definition import define
 from optsearch.search.gp_sampler import ConditionalGPSampler
+from optsearch.search.rows import trial_suggest
+from optsearch.search.samplers import make_sampler
 from optsearch.search.spaces import load_space
 from optsearch.search.surrogate import acquisition
 from optsearch.search.surrogate.history import history
@@ -60,6 +64,7 @@ def bowl(tree, count, sign=1):
     return [sign * sum((value - 0.5) ** 2 for value in point.values()) for point in tree.sample(seed=0, count=count)]
 
 
+@pytest.mark.usefixtures("nothing_at_random")
 def test_a_trial_asks_one_point_of_the_tree_and_no_point_twice():
     study = optuna.create_study(sampler=ConditionalGPSampler(TREE, num_startup_trials=5, seed=1))
     study.optimize(objective, n_trials=7)
@@ -89,6 +94,7 @@ def test_the_same_history_and_seed_suggest_the_same_also_when_pickled():
     assert ask(study_of(pickle.loads(pickle.dumps(sampler)), bowl(FLAT, 12))).params != found[0]
 
 
+@pytest.mark.usefixtures("nothing_at_random")
 def test_what_is_under_way_pushes_the_next_suggestion_away():
     def second(is_seen):
         study = study_of(ConditionalGPSampler(FLAT, seed=0), bowl(FLAT, 15))
@@ -199,6 +205,7 @@ def test_a_model_that_fails_leaves_the_trial_to_tpe(monkeypatch):
     assert study.trials[-1].state is TrialState.COMPLETE
 
 
+@pytest.mark.usefixtures("nothing_at_random")
 def test_where_all_was_tried_tpe_suggests():
     coin = TreeSpace.flat({"side": optuna.distributions.CategoricalDistribution(["heads", "tails"])})
     study = study_of(ConditionalGPSampler(coin, num_startup_trials=2, seed=0), [1.0, 2.0, 1.0, 2.0, 1.0, 2.0], coin)
@@ -262,3 +269,25 @@ def test_a_suggestion_takes_seconds_with_three_hundred_trials_of_the_largest_spa
         study.tell(trial, float(len(seconds)))
     # The first one also draws the graphs of all trials.
     assert median(seconds[1:]) < 5
+
+
+def test_known_points_come_first_and_none_twice_even_where_they_fail():
+    known = TREE.sample(seed=1, count=3)
+    study = optuna.create_study(sampler=ConditionalGPSampler(TREE, num_startup_trials=5, known=known, seed=0))
+    for number in range(7):
+        trial = study.ask()
+        TREE.ask(trial)
+        study.tell(trial, None if number == 1 else float(number), state=TrialState.FAIL if number == 1 else None)
+    assert [trial.params for trial in study.trials[:3]] == known
+    hows = [trial.user_attrs["sampler"] for trial in study.trials]
+    assert hows[:6] == ["known"] * 3 + ["startup"] * 3
+    assert hows[6] in ("gp", "random")
+
+
+def test_a_search_of_everything_begins_with_named_designs():
+    definition = define(space="all", tasks=["quadratics"], pruner="none")
+    sampler = make_sampler(definition, 0, optuna.pruners.NopPruner())
+    space, study = definition.parsed_space(), optuna.create_study(sampler=sampler)
+    found = [space.suggest(trial_suggest(study.ask()))[0] for _ in range(4)]
+    assert [design.fingerprint for design in found] == [
+        named_design(name).fingerprint for name in ("adamw_mlp", "muon_gru", "adamw_lstm", "adamw_gru")]

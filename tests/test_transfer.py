@@ -160,6 +160,7 @@ def test_how_much_a_study_tells_is_learned() -> None:
     assert relation(unrelated(1)) < 0.4
 
 
+@pytest.mark.usefixtures("nothing_at_random")
 def test_the_best_old_points_come_first_then_fewer_random_ones_than_without() -> None:
     source = related(0)
     sampler = ConditionalGPSampler(TREE, seed=0, num_startup_trials=8, previous=[source])

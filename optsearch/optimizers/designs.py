@@ -30,6 +30,13 @@ def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None
 # One sentence each: what it is, and where it was published.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
     "adamw_mlp": (_on_adamw(), "MLP residual on AdamW with a learned schedule; a good place to start"),
+    "muon_gru": (LearnedOptimizer(
+        features=Features(groups=("compact",)), rule=MLP(hidden_size=8), head=OutputRMS(), schedule=Cosine(0.05),
+        base=Muon(weight_decay=0.1), mixing=Trust(), controller=controllers.GRU(hidden_size=24),
+        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
+                                       "gradient_trend", "size", "rank", "loss", "progress", "settings")),
+        controls=Controls(context_size=4, film=True, tunes_base=True)),
+        "Muon and a small MLP, under a GRU that sets each tensor's rate and decays; made for all domains"),
     "small_fc": (LearnedOptimizer(
         features=Features(groups=("small_fc",), learn_decays=True), rule=MLP(hidden_size=32), head=ExpMagnitude(),
         schedule=Constant(1e-3), mixing=NoMixing(), base=None),
@@ -91,13 +98,6 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
                           "MLP residual on AdamW, under a transformer over tensors and steps"),
     "adamw_gnn": (_on_adamw(GNN(hidden_size=32, num_layers=2)),
                   "MLP residual on AdamW, under a graph network over the model's layers"),
-    "muon_gru": (LearnedOptimizer(
-        features=Features(groups=("compact",)), rule=MLP(hidden_size=8), head=OutputRMS(), schedule=Cosine(0.05),
-        base=Muon(weight_decay=0.1), mixing=Trust(), controller=controllers.GRU(hidden_size=24),
-        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
-                                       "gradient_trend", "size", "rank", "loss", "progress", "settings")),
-        controls=Controls(context_size=4, film=True, tunes_base=True)),
-        "Muon and a small MLP, under a GRU that sets each tensor's rate and decays; made for all domains"),
     "adamw_trust": (_on_adamw(mixing=Trust()),
                     "MLP residual on AdamW, left alone for a while where its steps go astray"),
 }

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from optsearch.errors import DesignError
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.optimizers.optimizer import PARTS, LearnedOptimizer
-from optsearch.search.rows import Leaf, Row, Suggest, choose, extremes, leaves, may_be_something, nearest
+from optsearch.search.rows import Leaf, Row, Suggest, Switches, choose, extremes, leaves, may_be_something, nearest
 
 META_TRAINING = "meta_training"
 # The order of asking: a part comes after those that it needs.
@@ -78,6 +78,8 @@ class Space:
     def point_of(self, design: LearnedOptimizer, settings: MetaTraining) -> dict[str, Any] | None:
         """The values of the rows that give this design, with settings as near as rows allow; None where none do."""
         config: dict[str, Any] = design.to_config() | {META_TRAINING: settings.__dict__}
+        if isinstance(self.row("features.groups"), Switches):
+            config["features"]["groups"] = design.features.names
         point: dict[str, Any] = {}
 
         def answer(name: str, distribution: BaseDistribution) -> Any:
@@ -89,7 +91,7 @@ class Space:
             found, _ = self.suggest(answer)
         except (DesignError, KeyError):
             return None
-        return point if found.to_config() == design.to_config() else None
+        return point if found.fingerprint == design.fingerprint else None
 
     def rows(self) -> Iterator[tuple[str, Leaf]]:
         """Every row with its dotted name."""

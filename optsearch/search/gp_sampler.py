@@ -1,6 +1,6 @@
 """The sampler that models a conditional space as a whole, by a Gaussian process on designs and their graphs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from optsearch.search.transfer import Inheritance, Source
 from optsearch.seeds import seed_for
 
 ATTRIBUTE, GAIN = "sampler", "expected_gain"
-TRANSFER = "transfer"
+TRANSFER, KNOWN = "transfer", "known"
 # Where half of the trials are stopped after at most this part of a whole one, that is a look, and a fit of the model
 # gives as many points as can be looked at for `LIST_SHARE` of a whole trial.
 SHORT_LOOK, LIST_SHARE, MAX_LIST = 0.1, 0.25, 24
@@ -41,13 +41,14 @@ class ConditionalGPSampler(BaseSampler):
     pruned count as `forecasts(study)` says: by number, the mean and standard deviation of the value that each would
     have ended with. Trials under way, in any process, count as if about to end.
 
-    The first `num_startup_trials` are random, but spread, and later every third one is random. Where there are
-    `previous` studies, a few of their best points come first, then fewer random ones, and the model learns from theirs
-    too, as far as they turn out to be alike. Where most trials are stopped at a first look, one fit gives a list of
-    suggestions. The same seed suggests the same after the same history, but for such a list, which a new process begins
-    anew. Where the model fails, TPE suggests; each trial's user attribute `sampler` says who did ("transfer",
-    "startup", "gp", "random", "fallback: <reason>"), and for the first of each fit, `expected_gain` is by how much the
-    model expected the best value to improve.
+    The first `num_startup_trials` are random, but spread, and later every third one is random. Points that are `known`
+    to be good come before them, and count among them. Where there are `previous` studies, a few of their best points
+    come first, then fewer random ones, and the model learns from theirs too, as far as they turn out to be alike. Where
+    most trials are stopped at a first look, one fit gives a list of suggestions. The same seed suggests the same after
+    the same history, but for such a list, which a new process begins anew. Where the model fails, TPE suggests; each
+    trial's user attribute `sampler` says who did ("transfer", "known", "startup", "gp", "random", "fallback:
+    <reason>"), and for the first of each fit, `expected_gain` is by how much the model expected the best value to
+    improve.
 
     No point is suggested that `is_allowed` forbids, unless all candidates that it checks are forbidden. With several
     objectives it suggests what pushes their front forward; `costs` are those but the first, where they are known from
@@ -56,13 +57,15 @@ class ConditionalGPSampler(BaseSampler):
 
     def __init__(self, tree: TreeSpace | None = None, *, to_graph: ToGraph | None = None, num_startup_trials: int = 10,
                  seed: int | None = None, forecasts: Forecasts | None = None,
-                 previous: Sequence[Source] = (), is_allowed: Callable[[Params], bool] | None = None,
+                 previous: Sequence[Source] = (), known: Sequence[Params] = (),
+                 is_allowed: Callable[[Params], bool] | None = None,
                  costs: Callable[[Params], Sequence[float]] | None = None) -> None:
         self._tree = tree
         self._to_graph = to_graph
         self._num_startup_trials = num_startup_trials
         self._forecasts = forecasts
         self._previous = [source for source in previous if source.points]
+        self._known = known
         self._seed = _random_seed() if seed is None else seed
         self._encoding: Encoding | None = None
         self._inheritance: Inheritance | None = None
@@ -119,6 +122,8 @@ class ConditionalGPSampler(BaseSampler):
         inheritance = self._inheritance_of(encoding)
         if (point := inheritance.next_point(_suggested(study, TRANSFER))) is not None:
             return TRANSFER, point, None
+        if (point := next(_not_among(_suggested(study, KNOWN), self._known), None)) is not None:
+            return KNOWN, point, None
         if len(known.points) < max(2, inheritance.num_startup_trials(self._num_startup_trials)):
             return "startup", self._first_allowed(spread_points(encoding, known, seed)), None
         if len(known.tried) % RANDOM_SHARE == 0:
@@ -210,6 +215,10 @@ def _list_size(known: History) -> int:
 def _suggested(study: Study, how: str) -> list[Params]:
     """What was suggested in a way, also to trials that failed."""
     return [announced(trial) for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(ATTRIBUTE) == how]
+
+
+def _not_among(those: Sequence[Params], points: Iterable[Params]) -> Iterator[Params]:
+    return (point for point in points if point not in those)
 
 
 def _random_seed() -> int:

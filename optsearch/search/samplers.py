@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
+from optsearch.meta_training import MetaTraining
+from optsearch.optimizers import DESIGNS
 from optsearch.search.costs import CostBook
 from optsearch.search.definition import StudyDefinition
 from optsearch.search.forecasting.forecaster import Forecaster
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from optsearch.search.transfer import Source
 
+# Named designs that a search begins with.
+NUM_KNOWN = 4
 NUM_UNPRUNED_TRIALS = 3
 UNPRUNED_PART = 0.2
 
@@ -45,6 +49,8 @@ def make_sampler(definition: StudyDefinition, seed: int, pruner: BasePruner,
         book, limits = cost_book(definition.space, definition.space_text), definition.limits
         return ConditionalGPSampler(encoding.tree, to_graph=encoding.to_graph, num_startup_trials=num_startup_trials,
                                     seed=seed, forecasts=forecasts, previous=sources,
+                                    known=[point for point in known_points(definition.space, definition.space_text)
+                                           if limits.allow(book.cost(point))][:NUM_KNOWN],
                                     is_allowed=lambda point: limits.allow(book.cost(point)),
                                     costs=(lambda point: astuple(book.cost(point))) if definition.pareto else None)
     if definition.sampler == "random":
@@ -76,6 +82,14 @@ def make_pruner(definition: StudyDefinition, records: Records) -> BasePruner:
 def cost_book(space: str, text: str) -> CostBook:
     """What points of a space cost; one for all slots of the process."""
     return CostBook(parse_space(space, text))
+
+
+@cache
+def known_points(space: str, text: str) -> list[Params]:
+    """Those of a space that are named designs, learned as usual."""
+    parsed = parse_space(space, text)
+    found = (parsed.point_of(design, MetaTraining()) for design, _ in DESIGNS.values())
+    return [point for point in found if point is not None]
 
 
 @cache
