@@ -140,7 +140,8 @@ def test_a_run_ends_when_it_has_found_the_best_and_not_before(seed: int) -> None
     # What is left to gain is about the bound.
     assert study.best_value < 3 * bound
     gains = [trial.user_attrs[GAIN] for trial in study.trials if GAIN in trial.user_attrs]
-    assert len(gains) >= len(study.trials) - NUM_STARTUP_TRIALS - 1
+    # Every third one is random, and expects nothing.
+    assert len(gains) >= 2 * (len(study.trials) - NUM_STARTUP_TRIALS) // 3 - 1
     assert gains[0] > 10 * bound
     # Another process that goes on sees the same.
     assert ended(study)
