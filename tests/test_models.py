@@ -81,7 +81,7 @@ def test_a_card_says_what_was_measured(tmp_path: Path) -> None:
     text = path.with_suffix(".md").read_text()
     duel = evaluation.duel(headline.main, "learned", "other")
     assert f"| other | {duel.relative_loss} | {duel.speedup} | {duel.train_speedup} |" in text
-    assert "Meta-trained for 96,000 inner steps in 0.5 core-hours, of runs of up to 20 steps, on digits_mlp." in text
+    assert "Meta-trained for 96,000 inner steps in 30 minutes of one core, of runs of up to 20 steps, on" in text
     learned = headline.learned
     assert f"| 20 | {learned.relative_loss.value:.3f} | {learned.speedup.value:.3f} |" in text
     assert "On 1 families, 20 steps each" in text

@@ -30,7 +30,7 @@ def listing(context: typer.Context, as_json: JsonOption = False) -> None:
 def show(name: Annotated[str, typer.Argument(help="A name that `optsearch models` lists.")]) -> None:
     """The card of one: what it was learned on, how good it is, what it costs, where it fails.
 
-    Example: optsearch models show general
+    Example: optsearch models show vision
     """
     from optsearch import models as shipped
 

@@ -64,7 +64,7 @@ def load(path: str | Path) -> OptimizerModule:
     """Read an exported learned optimizer, or one that comes with the package, by its name.
 
         optimizer = optsearch.load("best.safetensors")(model.parameters(), num_steps=10_000)
-        optimizer = optsearch.load("general")(model.parameters(), num_steps=10_000)
+        optimizer = optsearch.load("vision")(model.parameters(), num_steps=10_000)
 
     Raises `FileError` for a file that is missing, damaged, foreign (a pickle, say) or of a newer contract.
     """

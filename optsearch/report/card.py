@@ -23,9 +23,10 @@ Content = Mapping[str, Any]
 def card(name: str, artifact: Artifact, evaluation: Content) -> list[str]:
     """Markdown, from what `optsearch evaluate --output` wrote as `evaluation.json`; `name` is what `load` is given."""
     costs = artifact.design.costs()
-    return [f"# {name}", "", *_learned_on(artifact), "", "```python",
-            f'optimizer = optsearch.load("{name}")(model.parameters(), num_steps=10_000)', "```", "",
-            *_scores(evaluation).markdown(), "", *_horizons(evaluation).markdown(), "",
+    return [f"# {name}", "", _in_a_sentence(evaluation), "", "```python",
+            f'optimizer = optsearch.load("{name}")(model.parameters(), num_steps={evaluation["horizon"]})', "```", "",
+            "## What it is", "", *_learned_on(artifact), "",
+            *_scores(evaluation).markdown(), "", *_horizons(evaluation),
             "## What it costs", "",
             f"{costs.num_weights:,} weights; a step makes {costs.flops_per_parameter:.0f} FLOPs of matrix products and "
             f"keeps {costs.state_bytes_per_parameter:.0f} bytes of state a parameter. A training step, model included, "
@@ -48,14 +49,23 @@ def read(path: Path) -> Content:
     return content
 
 
+def _in_a_sentence(evaluation: Content) -> str:
+    ends = [f"{_interval(found['relative_loss'])} times that of {title(name)}"
+            for name, found in evaluation["duels"].items() if name in (BASELINE, "adamw_default")]
+    return (f"On {len(evaluation['families'])} families, {evaluation['horizon']} steps each and not tuned, its final "
+            f"loss is {' and '.join(ends)}.")
+
+
 def _learned_on(artifact: Artifact) -> Iterator[str]:
     source: Content | None = artifact.provenance
-    yield f"{line(artifact.design).strip('<>').removeprefix('LearnedOptimizer: ')}."
+    design = line(artifact.design).strip("<>").removeprefix("LearnedOptimizer: ").partition(";")[0]
+    yield f"Its parts: {design}."
     while source and source.get("tasks"):
-        hours = f" in {source['seconds'] / 3600:.1f} core-hours" if "seconds" in source else ""
+        minutes = f" in {source['seconds'] / 60:,.0f} minutes of one core" if "seconds" in source else ""
+        best = f"; the best of {source['num_trials']} trials" if source.get("num_trials") else ""
         settings = source.get("meta_training", {})
-        yield (f"Meta-trained for {source['inner_steps']:,} inner steps{hours}, of runs of up to "
-               f"{settings.get('horizon', source.get('horizon'))} steps, on {', '.join(source['tasks'])}.")
+        yield (f"Meta-trained for {source['inner_steps']:,} inner steps{minutes}, of runs of up to "
+               f"{settings.get('horizon', source.get('horizon'))} steps, on {', '.join(source['tasks'])}{best}.")
         source = source.get("initial")
         if source:
             yield "Before that:"
@@ -74,17 +84,19 @@ def _scores(evaluation: Content) -> Table:
                  ("over", "relative loss", "speedup", "train speedup", "better", "worst"), rows)
 
 
-def _horizons(evaluation: Content) -> Table:
-    rows = []
-    for horizon in sorted({result["horizon"] for result in evaluation["results"]}):
-        found = [result["contenders"] for result in evaluation["results"] if result["horizon"] == horizon]
-        values = (interquartile_mean(torch.tensor([value for each in found for value in each[LEARNED][quantity]]))
+def _horizons(evaluation: Content) -> list[str]:
+    """A table, where there are several."""
+    rows, lengths = [], sorted({result["horizon"] for result in evaluation["results"]})
+    for horizon in lengths if len(lengths) > 1 else ():
+        contenders = [result["contenders"] for result in evaluation["results"] if result["horizon"] == horizon]
+        means = (interquartile_mean(torch.tensor([value for each in contenders for value in each[LEARNED][quantity]]))
                   for quantity in ("relative_losses", "speedups", "train_speedups"))
-        failed = sum(each[LEARNED]["num_failed"] for each in found)
-        total = sum(len(each[LEARNED]["relative_losses"]) for each in found)
-        rows.append((f"{horizon}", *(f"{float(value):.3f}" for value in values), f"{failed} of {total}"))
-    return Table("Shorter and longer runs", f"Over {title(BASELINE)}, tuned anew at each length.",
-                 ("steps", "relative loss", "speedup", "train speedup", "failed"), rows)
+        failed = sum(each[LEARNED]["num_failed"] for each in contenders)
+        total = sum(len(each[LEARNED]["relative_losses"]) for each in contenders)
+        rows.append((f"{horizon}", *(f"{float(value):.3f}" for value in means), f"{failed} of {total}"))
+    found = Table("Shorter and longer runs", f"Over {title(BASELINE)}, tuned anew at each length.",
+                  ("steps", "relative loss", "speedup", "train speedup", "failed"), rows)
+    return [*found.markdown(), ""] if rows else []
 
 
 def _failures(evaluation: Content) -> Iterator[str]:
