@@ -125,7 +125,7 @@ def test_changes_chain_and_many_at_once_equal_one_by_one():
 
 
 @pytest.mark.parametrize("estimator", ["nres", "backprop"])
-@pytest.mark.parametrize("compiling", ["never", "always"])
+@pytest.mark.parametrize("compiling", ["never", pytest.param("always", marks=pytest.mark.slow)])
 def test_meta_training_sees_the_changed_tasks(estimator, compiling):
     """With every change at once, compiled or not; without them it goes another way."""
     settings = MetaTraining(horizon=12, truncation=4, num_meta_losses=2, num_tasks=2, estimator=estimator,

@@ -13,6 +13,7 @@ from tests.toy_table import FAMILIES, toy_table
 BUDGETS = (10, 20, 40, 80, 160)
 
 
+@pytest.mark.slow
 def test_straight_curves_are_ranked_almost_perfectly():
     table = toy_table(num_designs=40)
     found = audit_table(table)
