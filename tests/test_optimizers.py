@@ -27,6 +27,7 @@ from optsearch.optimizers import (
     History,
     KeyValueMemory,
     LearnedOptimizer,
+    Linear,
     NoController,
     NoMemory,
     NoMixing,
@@ -43,7 +44,8 @@ from optsearch.seeds import generator
 SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 5), "kernel": (2, 3, 3, 3)}
 SMALL = {"mlp": MLP(hidden_size=3, num_layers=1), "lstm": LSTM(hidden_size=2), "gru": GRU(hidden_size=2),
          "none": NoRule()}
-SMALL_CONTROLLERS = {"none": NoController(), "history": History(length=2, hidden_size=3, embedding_size=2),
+SMALL_CONTROLLERS = {"none": NoController(), "linear": Linear(),
+                     "history": History(length=2, hidden_size=3, embedding_size=2),
                      "lstm": controllers.LSTM(hidden_size=3), "gru": controllers.GRU(hidden_size=3, num_layers=2),
                      "transformer": Transformer(hidden_size=4, num_heads=2, sequence_length=2),
                      "gnn": GNN(hidden_size=3)}

@@ -65,9 +65,8 @@ class _Watched:
     seen: list[Tensor] = field(default_factory=list)
     made: list[Tensor] = field(default_factory=list)
 
-    @property
-    def embedding_size(self) -> int:
-        return self.original.embedding_size
+    def width(self, num_inputs: int) -> int:
+        return self.original.width(num_inputs)
 
     def init_weights(self, generator: torch.Generator, num_inputs: int) -> Tree:
         return self.original.init_weights(generator, num_inputs)

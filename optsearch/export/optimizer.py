@@ -111,7 +111,7 @@ class LearnedTorchOptimizer(Optimizer):
             raise UsageError("this design has no controller, and only controllers embed; "
                              "`design.controller` says what it has.")
         params = [param for group in self.param_groups for param in group["params"]]
-        size = self.design.controller.embedding_size
+        size = self.design.steering.width
         return torch.stack([self.state[param][EMBEDDING][:, 0].cpu() if self.state.get(param) else torch.zeros(size)
                             for param in params])
 

@@ -2,7 +2,7 @@
 
 from optsearch.optimizers.adam import AdamW, AggMo
 from optsearch.optimizers.bases import BASES, SGDM, Lion, RMSprop
-from optsearch.optimizers.controllers import CONTROLLERS, History, NoController
+from optsearch.optimizers.controllers import CONTROLLERS, History, Linear, NoController
 from optsearch.optimizers.costs import Costs, num_weights
 from optsearch.optimizers.designs import DESIGNS, named_design
 from optsearch.optimizers.feature_groups import FEATURE_GROUPS, GROUP_SETS
@@ -27,7 +27,7 @@ __all__ = [
     "BASES", "CONTRACT", "CONTROLLERS", "DESIGNS", "FEATURE_GROUPS", "GNN", "GROUP_SETS", "GRU", "HEADS", "LSTM",
     "MEMORIES", "MIXINGS", "MLP", "PARTS", "RULES", "SCHEDULES", "SGDM", "AdamW", "Adaptive", "AggMo", "Constant",
     "Controls", "Cosine", "Costs", "ExpMagnitude", "Features", "Fixed", "Gated", "History", "KeyValueMemory",
-    "LearnedOptimizer", "Lion", "ModelGraph", "Muon", "NoController", "NoMemory", "NoMixing", "NoRule",
+    "LearnedOptimizer", "Linear", "Lion", "ModelGraph", "Muon", "NoController", "NoMemory", "NoMixing", "NoRule",
     "Observation", "OutputRMS", "ParameterRMS", "Progress", "RMSprop", "Raw", "Residual", "Structure", "TensorFeatures",
     "Transformer", "Trust", "named_design", "num_weights",
 ]

@@ -1,7 +1,7 @@
 """Controllers: networks over tensors that see how each one goes, with weights shared by all of them."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from optsearch.trees import Tree
 class Controller(Protocol):
     """Turns numbers a tensor into an embedding a tensor; blind to the tensors' order."""
 
-    @property
-    def embedding_size(self) -> int: ...
+    def width(self, num_inputs: int) -> int:
+        """The numbers in the embedding of a tensor that is seen as `num_inputs`."""
 
     def init_weights(self, generator: torch.Generator, num_inputs: int) -> Tree: ...
 
@@ -26,14 +26,15 @@ class Controller(Protocol):
         """The state for parameters `like` `[*batch, n]`; its leaves end with one entry a tensor."""
 
     def update(self, weights: Tree, values: Tensor, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
-        """Embedding `[..., embedding_size, tensors]` of `values` `[..., num_inputs, tensors]`, and the next state."""
+        """Embedding `[..., width, tensors]` of `values` `[..., num_inputs, tensors]`, and the next state."""
 
 
 @dataclass(frozen=True)
 class NoController:
     """All tensors alike."""
 
-    embedding_size: ClassVar[int] = 0
+    def width(self, num_inputs: int) -> int:
+        return 0
 
     def init_weights(self, generator: torch.Generator, num_inputs: int) -> Tree:
         return {}
@@ -68,6 +69,9 @@ class History:
         require("controller.history", min(sizes) > 0,
                 f"length, hidden_size and embedding_size must be at least 1, not {sizes}.")
 
+    def width(self, num_inputs: int) -> int:
+        return self.embedding_size
+
     @property
     def _network(self) -> rules.MLP:
         return rules.MLP(self.hidden_size, num_layers=1)
@@ -85,6 +89,39 @@ class History:
 
 
 MIXES = ("none", "mean", "max")
+LINEAR_MIXES = ("none", "mean")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """No network: what is set is linear in what is seen of the tensor and, where `mix` is "mean", of all on average.
+
+    Where settings accumulate and gradients' agreement with the momentum is seen, this is hypergradient descent
+    (Baydin et al. 2018, arxiv.org/abs/1703.04782) whose rule is learned. It has few weights, so that evolution
+    strategies see what each of them does.
+    """
+
+    mix: str = "mean"
+
+    def __post_init__(self) -> None:
+        require("controller.linear", self.mix in LINEAR_MIXES,
+                f"mix must be one of {', '.join(LINEAR_MIXES)}, not {self.mix!r}.")
+
+    def width(self, num_inputs: int) -> int:
+        return num_inputs * (2 if self.mix == "mean" else 1)
+
+    def init_weights(self, generator: torch.Generator, num_inputs: int) -> Tree:
+        return {}
+
+    def init(self, like: Tensor, num_tensors: int, num_inputs: int) -> Tree:
+        return {}
+
+    def update(self, weights: Tree, values: Tensor, moment: Moment, state: Tree) -> tuple[Tensor, Tree]:
+        return (_with_mean(values) if self.mix == "mean" else values), {}
+
+
+def _with_mean(values: Tensor) -> Tensor:
+    return torch.cat([values, values.mean(-1, keepdim=True).expand_as(values)], -2)
 
 
 @dataclass(frozen=True)
@@ -104,8 +141,7 @@ class Recurrent:
     def __post_init__(self) -> None:
         require("controller", self.mix in MIXES, f"mix must be one of {', '.join(MIXES)}, not {self.mix!r}.")
 
-    @property
-    def embedding_size(self) -> int:
+    def width(self, num_inputs: int) -> int:
         return self.hidden_size
 
     @property
@@ -135,7 +171,7 @@ class Recurrent:
 
     def _mixed(self, weights: Tree, values: Tensor) -> Tensor:
         if self.mix == "mean":
-            return torch.cat([values, values.mean(-1, keepdim=True).expand_as(values)], -2)
+            return _with_mean(values)
         if self.mix == "max":
             others = rules.linear(weights, "mix", values).relu().amax(-1, keepdim=True)
             return rules.linear(weights, "own", values) + others
@@ -162,5 +198,5 @@ class GRU(Recurrent):
         return rules.GRU(self.hidden_size, self.num_layers)
 
 
-CONTROLLERS: dict[str, type[Controller]] = {"none": NoController, "history": History, "lstm": LSTM, "gru": GRU,
-                                            "transformer": Transformer, "gnn": GNN}
+CONTROLLERS: dict[str, type[Controller]] = {"none": NoController, "linear": Linear, "history": History, "lstm": LSTM,
+                                            "gru": GRU, "transformer": Transformer, "gnn": GNN}

@@ -3,7 +3,7 @@
 from optsearch.errors import DesignError
 from optsearch.optimizers import controllers
 from optsearch.optimizers.adam import AdamW, AggMo
-from optsearch.optimizers.controllers import Controller, History, NoController
+from optsearch.optimizers.controllers import Controller, History, Linear, NoController
 from optsearch.optimizers.features import Features
 from optsearch.optimizers.gnn import GNN
 from optsearch.optimizers.heads import ExpMagnitude, OutputRMS, ParameterRMS, Raw
@@ -37,6 +37,13 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
                                        "gradient_trend", "size", "rank", "loss", "progress", "settings")),
         controls=Controls(context_size=4, film=True, tunes_base=True)),
         "Muon and a small MLP, under a GRU that sets each tensor's rate and decays; made for all domains"),
+    "muon_linear": (LearnedOptimizer(
+        rule=NoRule(), schedule=Cosine(0.07), base=Muon(weight_decay=0.1), controller=Linear(),
+        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
+                                       "agreement", "gradient_trend", "size", "rank", "loss", "log_loss", "progress",
+                                       "settings")),
+        controls=Controls(tunes_base=True, accumulates=True, over_run=True, gain=30.0)),
+        "Muon whose rates and decays follow what is seen of each tensor, linearly; quick to learn, cheap to run"),
     "small_fc": (LearnedOptimizer(
         features=Features(groups=("small_fc",), learn_decays=True), rule=MLP(hidden_size=32), head=ExpMagnitude(),
         schedule=Constant(1e-3), mixing=NoMixing(), base=None),

@@ -34,8 +34,7 @@ class GNN:
         require("controller.gnn", self.activation in rules.ACTIVATIONS,
                 f"there is no activation `{self.activation}`. Activations: {', '.join(sorted(rules.ACTIVATIONS))}.")
 
-    @property
-    def embedding_size(self) -> int:
+    def width(self, num_inputs: int) -> int:
         return self.hidden_size
 
     def init_weights(self, generator: torch.Generator, num_inputs: int) -> Tree:

@@ -103,6 +103,7 @@ class _Names:
     def _settings(self) -> Labels:
         steering = self.design.steering
         how = f"gain {steering.controls.gain} accumulates {steering.controls.accumulates}"
+        how += " over the run" if steering.controls.accumulates and steering.controls.over_run else ""
         return (*_each(how, ("rate", *steering.knobs)), *_count("gate", int(steering.has_gate)),
                 *_count("context", self.design.controls.context_size))
 

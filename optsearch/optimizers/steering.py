@@ -12,7 +12,7 @@ from optsearch.optimizers.knobs import Knobs
 from optsearch.optimizers.memory import Memory
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
-from optsearch.optimizers.tensors import READ_GRAPH, Scene, TensorFeatures
+from optsearch.optimizers.tensors import READ_GRAPH, Scene, TensorFeatures, run_length
 from optsearch.trees import Tree, prefixed, within
 
 # How far, in natural logarithms, settings may stray from where they start.
@@ -28,13 +28,14 @@ class Controls:
     `context_size` numbers go to the rule, as inputs or, where it is `film`, as a scale and a shift of its first layer
     (Perez et al. 2018, arxiv.org/abs/1709.07871). `tunes_base` lets it turn the knobs of the base, decays above all.
     `gain` is how strongly an output of 1 moves a logarithm; where it `accumulates`, outputs move settings on from where
-    they are, as in NNAdam.
+    they are, as in NNAdam: by that much a step or, where that is to be the same for runs of any length, `over_run`.
     """
 
     context_size: int = 0
     film: bool = False
     tunes_base: bool = False
     accumulates: bool = False
+    over_run: bool = False
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -95,6 +96,11 @@ class Steering:
         return self.tensors.num_inputs(self.kept) + self.memory.num_read
 
     @property
+    def width(self) -> int:
+        """The numbers in the embedding of each tensor."""
+        return self.controller.width(self.num_inputs)
+
+    @property
     def num_outputs(self) -> int:
         return self.num_settings + self.has_gate + self.controls.context_size
 
@@ -102,7 +108,7 @@ class Steering:
         """Random, but for a readout of zeros: a fresh controller sets nothing."""
         if self.is_idle:
             return {}
-        readout = rules.init_layer(generator, "output", self.controller.embedding_size, self.num_outputs)
+        readout = rules.init_layer(generator, "output", self.width, self.num_outputs)
         controls = {name: torch.zeros_like(leaf) for name, leaf in readout.items()}
         if self.controls.accumulates:
             controls["start"] = torch.zeros(self.num_settings)
@@ -115,7 +121,7 @@ class Steering:
             return {}
         batch = like.shape[:-1]
         controls = {SETTINGS: like.new_zeros(*batch, self.num_settings, num_tensors),
-                    EMBEDDING: like.new_zeros(*batch, self.controller.embedding_size, num_tensors)}
+                    EMBEDDING: like.new_zeros(*batch, self.width, num_tensors)}
         return (prefixed("tensors", self.tensors.init(like, num_tensors))
                 | prefixed("memory", self.memory.init(like, num_tensors))
                 | prefixed("controller", self.controller.init(like, num_tensors, self.num_inputs)) | controls)
@@ -139,6 +145,8 @@ class Steering:
         logs = self.controls.gain * outputs[..., :self.num_settings, :]
         if self.controls.accumulates:
             start = self.controls.gain * weights["start"][..., None]
+            if self.controls.over_run:
+                logs = logs / run_length(moment)[..., None]
             logs = logs + torch.where(moment.step[..., None] > 1, before, start)
         logs = logs.clamp(-FARTHEST, FARTHEST)
         knobs = {name: logs[..., index + 1, :] for index, name in enumerate(self.knobs)}

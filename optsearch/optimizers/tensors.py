@@ -20,6 +20,7 @@ SHORTEST, NUM_AVERAGES, UNKNOWN_LENGTH = 10.0, 10, 1000.0
 # Fewer losses than this say nothing about a trend.
 FIRST_TREND = 3
 MOST_LOSS = 1e6
+LENGTH_FLOOR = 1e-12
 # Steps over which averages of the gradient's size are taken.
 TREND_LENGTHS = (3.0, 30.0, 300.0)
 MAX_RANK = 4
@@ -78,11 +79,15 @@ def _depth(scene: Scene) -> Tensor:
     return scene.of_tensors([[model.depth(name)] for name, _ in scene.moment.layout.shapes])
 
 
+def run_length(moment: Moment) -> Tensor:
+    """Steps that the run has, `[..., 1]`; `UNKNOWN_LENGTH` where nobody knows."""
+    return torch.full_like(moment.step, UNKNOWN_LENGTH) if moment.num_steps is None else moment.num_steps
+
+
 def _loss_decays(scene: Scene) -> Tensor:
     """`[..., averages, 1]`, spaced evenly on a log scale."""
     places = torch.linspace(0, 1, NUM_AVERAGES, device=scene.moment.step.device)
-    length = (torch.full_like(scene.moment.step, UNKNOWN_LENGTH) if scene.moment.num_steps is None
-              else scene.moment.num_steps.clamp(min=SHORTEST))
+    length = run_length(scene.moment).clamp(min=SHORTEST)
     return torch.exp(-1 / (SHORTEST * (length / SHORTEST) ** places))[..., None]
 
 
@@ -139,6 +144,14 @@ def _momentum_ratio(scene: Scene) -> Tensor:
     return scene.logs(scene.averages["momentum"]) - scene.gradient_logs
 
 
+def _agreement(scene: Scene) -> Tensor:
+    """Cosine of the gradient with each momentum: above 0 where steps could be longer, below 0 where they overshoot."""
+    layout, momentum = scene.moment.layout, scene.averages["momentum"]
+    gradient = scene.moment.gradient[..., None, :].expand_as(momentum)
+    one, other = (layout.dots(each, each).clamp(min=LENGTH_FLOOR**2).sqrt() for each in (gradient, momentum))
+    return layout.dots(gradient, momentum) / (one * other)
+
+
 # Numbers a tensor: `[..., width, tensors]`.
 TENSOR_GROUPS: dict[str, Callable[[Scene], Tensor]] = {
     "gradient": lambda scene: scene.gradient_logs,
@@ -146,6 +159,7 @@ TENSOR_GROUPS: dict[str, Callable[[Scene], Tensor]] = {
     "momentum": lambda scene: scene.logs(scene.averages["momentum"]),
     "second_moment": lambda scene: scene.logs(scene.averages["second_moment"].sqrt()),
     "momentum_ratio": _momentum_ratio,
+    "agreement": _agreement,
     "gradient_trend": _gradient_trend,
     "size": _size,
     "rank": lambda scene: scene.of_tensors([_one_hot(min(len(shape), MAX_RANK), MAX_RANK + 1)
@@ -161,7 +175,8 @@ TENSOR_GROUPS: dict[str, Callable[[Scene], Tensor]] = {
 WIDTHS = {"gradient_trend": len(TREND_LENGTHS), "size": 2, "rank": MAX_RANK + 1, "kind": len(KINDS),
           "loss": NUM_AVERAGES - 1, "progress": len(PROGRESS_CENTRES)}
 # Those as wide as what the design keeps; where it keeps none of them, they are left out.
-KEPT = {"momentum": "momentum", "momentum_ratio": "momentum", "second_moment": "second_moment", "settings": "settings"}
+KEPT = {"momentum": "momentum", "momentum_ratio": "momentum", "agreement": "momentum", "second_moment": "second_moment",
+        "settings": "settings"}
 READ_GRAPH = frozenset({"kind", "depth"})
 DEFAULT_GROUPS = ("gradient", "parameter", "momentum", "second_moment", "size", "loss", "progress")
 

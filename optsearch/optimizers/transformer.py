@@ -49,8 +49,7 @@ class Transformer:
         """Fields that nothing reads as the others are set."""
         return ("sequence_length",) if self.attends == "tensors" else ()
 
-    @property
-    def embedding_size(self) -> int:
+    def width(self, num_inputs: int) -> int:
         return self.hidden_size
 
     def init_weights(self, generator: torch.Generator, num_inputs: int) -> Tree:

@@ -9,7 +9,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from optsearch.meta_training import MetaTraining
-from optsearch.optimizers import DESIGNS
+from optsearch.optimizers import DESIGNS, Cosine
 from optsearch.search.costs import CostBook
 from optsearch.search.definition import StudyDefinition
 from optsearch.search.forecasting.forecaster import Forecaster
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # Named designs that a search begins with.
 NUM_KNOWN = 4
+# Meta-gradients of few inner trainings are mostly noise: steps of more than a small part of `sigma` lose a good start
+# before they find a better one.
+CAREFULLY = MetaTraining(num_tasks=8, meta_lr=3e-4)
 NUM_UNPRUNED_TRIALS = 3
 UNPRUNED_PART = 0.2
 
@@ -86,9 +89,10 @@ def cost_book(space: str, text: str) -> CostBook:
 
 @cache
 def known_points(space: str, text: str) -> list[Params]:
-    """Those of a space that are named designs, learned as usual."""
+    """Those of a space that are named designs, learned as usual, or carefully where they begin on a good schedule."""
     parsed = parse_space(space, text)
-    found = (parsed.point_of(design, MetaTraining()) for design, _ in DESIGNS.values())
+    found = (parsed.point_of(design, CAREFULLY if isinstance(design.schedule, Cosine) else MetaTraining())
+             for design, _ in DESIGNS.values())
     return [point for point in found if point is not None]
 
 
