@@ -288,6 +288,9 @@ def test_a_search_of_everything_begins_with_named_designs():
     definition = define(space="all", tasks=["quadratics"], pruner="none")
     sampler = make_sampler(definition, 0, optuna.pruners.NopPruner())
     space, study = definition.parsed_space(), optuna.create_study(sampler=sampler)
-    found = [space.suggest(trial_suggest(study.ask()))[0] for _ in range(4)]
-    assert [design.fingerprint for design in found] == [
-        named_design(name).fingerprint for name in ("adamw_mlp", "muon_gru", "adamw_lstm", "adamw_gru")]
+    found = [space.suggest(trial_suggest(study.ask())) for _ in range(4)]
+    names = ("adamw_mlp", "muon_gru", "muon_linear", "adamw_lstm")
+    assert [design.fingerprint for design, _ in found] == [named_design(name).fingerprint for name in names]
+    # Good starts are not to be lost in large steps.
+    steps = [settings.meta_lr / settings.sigma for _, settings in found]
+    assert max(steps[1:3]) < 0.05 < min(steps[0], steps[3])

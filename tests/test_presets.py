@@ -28,6 +28,15 @@ def test_every_domain_has_a_study_that_can_begin(domain: str, tmp_path: Path) ->
     assert LearnedOptimizer.from_config(design.to_config()) == design
 
 
+def test_the_general_study_learns_on_all_domains_and_never_on_what_is_held_out() -> None:
+    definition, num_trials = preset("general")
+    roles = [suites.roles(domain) for domain in suites.ROLES]
+    assert all(set(each.meta_training) & set(definition.tasks) for each in roles)
+    assert set(definition.held_out) == set(suites.suite(suites.STANDARD))
+    assert set(definition.held_out).isdisjoint({*definition.tasks, *definition.validation})
+    assert num_trials == 1
+
+
 def test_create_takes_a_preset_and_nothing_that_contradicts_it(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'studies.db'}"
     made = call("study", "create", "mine", "--preset", "tabular", "--seed", "3", "--storage", storage)
