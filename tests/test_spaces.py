@@ -188,7 +188,7 @@ def test_thirty_trials_of_all_meet_every_family() -> None:
     """All but two in a hundred times, for each family."""
     space, draw = load_space("all"), random_suggest(seed=3)
     families = [{f"{slot} {part['kind']}" for slot, part in space.suggest(draw)[0].to_config().items()}
-                for _ in range(600)]
+                for _ in range(2000)]
     for members in ({"rule mlp"}, {"rule lstm", "rule gru"}, {"controller transformer"}, {"controller gnn"},
                     {"controller history"}, {"mixing fixed", "mixing gated", "mixing adaptive", "mixing trust"}):
         share = sum(bool(members & family) for family in families) / len(families)
@@ -198,7 +198,7 @@ def test_thirty_trials_of_all_meet_every_family() -> None:
 @pytest.mark.parametrize("name", resources.names(resources.STUDIES))
 def test_every_shipped_study_is_one(name: str) -> None:
     definition, num_trials = preset(name)
-    assert num_trials >= 12
+    assert num_trials >= (1 if name == "general" else 12)
     assert definition.parsed_space().name == definition.space
 
 
