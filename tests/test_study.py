@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import command_line
 import pytest
 import torch
 
@@ -49,8 +50,8 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def made(name: str, *, budget: int, storage: str) -> None:
-    result = call("study", "create", name, "--space", "small.toml", "--task", "quadratics", "--horizon", "40",
-                  "--budget", str(budget), "--storage", storage)
+    result = command_line.call("study", "create", name, "--space", "small.toml", "--task", "quadratics", "--horizon",
+                               "40", "--budget", str(budget), "--storage", storage)
     assert result.returncode == 0, result.stderr
 
 
