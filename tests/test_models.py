@@ -19,7 +19,8 @@ from optsearch.report.measuring import Asked
 def artifact_of(name: str) -> Artifact:
     design = named_design(name)
     return Artifact(design, design.init_weights(torch.Generator().manual_seed(0)),
-                    {"tasks": ["digits_mlp"], "inner_steps": 96_000, "seconds": 1800.0, "horizon": 20})
+                    {"tasks": ["digits_mlp"], "inner_steps": 96_000, "seconds": 1800.0, "horizon": 20,
+                     "study_inner_steps": 500_000})
 
 
 @pytest.fixture
@@ -85,6 +86,8 @@ def test_a_card_says_what_was_measured(tmp_path: Path) -> None:
     learned = headline.learned
     assert f"| 20 | {learned.relative_loss.value:.3f} | {learned.speedup.value:.3f} |" in text
     assert "On 1 families, 20 steps each" in text
+    assert "The search for this one took 500,000 inner steps on its small models: at a train speedup of" in text
+    assert ("not to be earned back" in text) == (learned.train_speedup.value <= 1)
     assert ("more than 5 % above" in text) == (learned.relative_loss.value > 1.05)
 
 

@@ -178,8 +178,8 @@ def test_few_trials_say_nothing() -> None:
 def test_a_search_pays_for_itself_only_where_it_is_faster(made: tuple[Path, Store]) -> None:
     snapshot = Snapshot.of(made[1], "mine")
     # Twice as fast: every training of 100 steps saves 50.
-    assert trainings_in_steps(snapshot, 100, 2.0) == pytest.approx(snapshot.num_spent / 50)
-    assert trainings_in_steps(snapshot, 100, 1.0) == inf
+    assert trainings_in_steps(snapshot.num_spent, 100, 2.0) == pytest.approx(snapshot.num_spent / 50)
+    assert trainings_in_steps(snapshot.num_spent, 100, 1.0) == inf
     # Four times fewer steps that take twice as long: half of the time is saved.
     assert trainings_in_time(3600.0, 60.0, 4.0, 2.0) == pytest.approx(120.0)
     assert trainings_in_time(3600.0, 60.0, 2.0, 2.0) == trainings_in_time(3600.0, 60.0, 0.0, 2.0) == inf

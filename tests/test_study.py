@@ -78,6 +78,7 @@ def test_a_study_from_create_to_a_torch_loop(home: Path) -> None:
     module = optsearch.load("best.safetensors")
     assert module.provenance["study"] == "tiny"
     assert module.provenance["num_trials"] == 4
+    assert 1600 <= module.provenance["study_inner_steps"] <= 4 * 1600
     model = torch.nn.Linear(3, 1)
     optimizer = module(model.parameters(), num_steps=30)
     first = last = 0.0

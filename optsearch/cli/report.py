@@ -60,6 +60,6 @@ def _figures(material: "Material") -> dict[str, Any]:
                              "trial": trial.number if trial else None,
                              "loss_ratio": exp(trial.value or 0.0) if trial else None}
     if headline is not None:
-        trainings = trainings_in_steps(snapshot, headline.horizon, headline.learned.train_speedup.value)
+        trainings = trainings_in_steps(snapshot.num_spent, headline.horizon, headline.learned.train_speedup.value)
         found |= {"evaluation": headline.to_config(), "pays_after": None if trainings == inf else trainings}
     return found

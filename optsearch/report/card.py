@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from optsearch.evaluation import BASELINE, LEARNED
 from optsearch.evaluation.metrics import interquartile_mean
 from optsearch.export import Artifact
 from optsearch.optimizers.words import line
+from optsearch.report.worth import trainings_in_steps
 from optsearch.report.yardstick import title
 from optsearch.tables import Table
 
@@ -33,7 +35,8 @@ def card(name: str, artifact: Artifact, evaluation: Content) -> list[str]:
             f"takes {evaluation['seconds_ratio']:.2f} times that with AdamW (median over these small models).", "",
             "## When not to use it", "", *_failures(evaluation), "",
             "## A better one for your models", "",
-            "An optimizer found for your kind of model is better than one for all kinds:", "",
+            "An optimizer found for your kind of model is better than one for all kinds."
+            + _payback(artifact, evaluation), "",
             "    optsearch study create mine --task ./my_tasks.py:mine", "    optsearch study run mine",
             "    optsearch export mine -o mine.safetensors"]
 
@@ -111,6 +114,19 @@ def _failures(evaluation: Content) -> Iterator[str]:
     longest = max(result["horizon"] for result in evaluation["results"])
     yield (f"Nothing here was measured on runs of more than {longest:,} steps, or on models of more than some ten "
            "thousand parameters.")
+
+
+def _payback(artifact: Artifact, evaluation: Content) -> str:
+    """A sentence, where it is known what the search has cost."""
+    spent, horizon = artifact.provenance.get("study_inner_steps"), evaluation["horizon"]
+    if not spent:
+        return ""
+    speedup = evaluation["duels"][BASELINE]["train_speedup"]["value"]
+    trainings = trainings_in_steps(spent, horizon, speedup)
+    worth = (f"to be earned back, in inner steps, by {trainings:,.0f} runs of {horizon:,} steps" if isfinite(trainings)
+             else "not to be earned back in inner steps")
+    return (f" The search for this one took {spent:,} inner steps on its small models: at a train speedup of "
+            f"{speedup:.2f} {worth} on models of that size.")
 
 
 def _interval(found: Mapping[str, float]) -> str:

@@ -13,9 +13,9 @@ NEVER = "never"
 TRAININGS = {"a minute": 60.0, "ten minutes": 600.0, "an hour": 3600.0, "ten hours": 36000.0}
 
 
-def trainings_in_steps(snapshot: Snapshot, horizon: int, speedup: float) -> float:
-    """Trainings of `horizon` inner steps until those saved make up for those of the search; infinite where never."""
-    return snapshot.num_spent / (horizon * (1 - 1 / speedup)) if speedup > 1 else inf
+def trainings_in_steps(num_spent: int, horizon: int, speedup: float) -> float:
+    """Trainings of `horizon` inner steps until those saved make up for the search's; infinite where never."""
+    return num_spent / (horizon * (1 - 1 / speedup)) if speedup > 1 else inf
 
 
 def trainings_in_time(core_seconds: float, training_seconds: float, speedup: float, seconds_ratio: float) -> float:
@@ -57,7 +57,7 @@ def worth(snapshot: Snapshot, headline: Headline | None) -> list[Block]:
 
 def _payback(snapshot: Snapshot, horizon: int, speedup: Interval, ratio: float) -> Table:
     ends = (speedup.value, speedup.low, speedup.high)
-    rows = [("in inner steps", *(_count(trainings_in_steps(snapshot, horizon, each)) for each in ends))]
+    rows = [("in inner steps", *(_count(trainings_in_steps(snapshot.num_spent, horizon, each)) for each in ends))]
     rows += [(f"in time, where a training with AdamW takes {words}",
               *(_count(trainings_in_time(snapshot.seconds, seconds, each, ratio)) for each in ends))
              for words, seconds in TRAININGS.items()]

@@ -247,7 +247,8 @@ def export(store: Store, name: str, path: Path, number: int | None = None) -> Ar
     study = store.load(name)
     found, counts = artifact(store, study, number), summary(study)
     # What finding it has cost belongs to what is said of it.
-    cost = {"num_trials": counts["complete"] + counts["pruned"] + counts["paused"], "num_pruned": counts["pruned"]}
+    cost = {"num_trials": counts["complete"] + counts["pruned"] + counts["paused"], "num_pruned": counts["pruned"],
+            "study_inner_steps": num_spent(study)}
     front = {"num_front": len(front_of(study))} if number is None and has_front(study) else {}
     found = replace(found, provenance=found.provenance | cost | front)
     found.save(path)
