@@ -135,7 +135,8 @@ def races(path: Path, budgets: Sequence[float], bands: Mapping[str, Sequence[Seq
         axis.xaxis.set_major_formatter("{x:g}")
     regret.set_yscale("log")
     rank.invert_yaxis()
-    regret.legend(frameon=False, fontsize="small")
+    rank.legend(*regret.get_legend_handles_labels(), frameon=False, fontsize="small", loc="center left",
+                bbox_to_anchor=(1.01, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, dpi=130)
 
