@@ -1,8 +1,12 @@
 """What holds for every test."""
 
+import os
 import signal
 
 import pytest
+
+# As in workers: processes side by side, with threads of their own, would wait for each other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
