@@ -185,6 +185,14 @@ def test_a_trial_that_its_sampler_refuses_does_not_stay_running(study):
     assert states(study) == ["FAIL", "WAITING"]
 
 
+def test_a_worker_that_has_not_noticed_that_its_study_is_gone_is_in_nobodys_way(study):
+    trial, storage = claim(study, ENOUGH), study._storage
+    optuna.delete_study(study_name="s", storage=storage)
+    storage.record_heartbeat(trial._trial_id)
+    anew = optuna.create_study(study_name="s", storage=storage)
+    assert claim(anew, ENOUGH)._trial_id == trial._trial_id
+
+
 def test_a_study_in_memory_is_a_misuse():
     with pytest.raises(UsageError, match="open_storage"):
         claim(optuna.create_study(), 1)

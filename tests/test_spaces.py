@@ -246,6 +246,9 @@ def test_a_space_comes_from_the_users_own_file(tmp_path: Path) -> None:
     assert load_space(str(path)).description == "a small one"
     with pytest.raises(SpaceError, match=r"quickstart.*\.toml file"):
         load_space("nothing")
+    path.write_text('description = "cut short"')
+    with pytest.raises(SpaceError, match=r"mine.toml: it is empty, .* `design = \"NAME\"`"):
+        load_space(str(path))
 
 
 @pytest.mark.parametrize("name", DESIGNS)

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage, _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from optsearch.errors import UsageError
@@ -66,7 +66,10 @@ def take(study: optuna.Study, choose: Callable[[Session], models.TrialModel | No
             return None
         row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
         set_attr(storage, session, row, OWNER, _owner())
-        session.add(models.TrialHeartbeatModel(trial_id=row.trial_id))
+        # SQLite gives the number of a deleted trial to the next one, and a worker that hasn't noticed still beats for it.
+        beats = models.TrialHeartbeatModel
+        session.execute(delete(beats).where(beats.trial_id == row.trial_id))
+        session.add(beats(trial_id=row.trial_id))
         return int(row.trial_id)
 
 

@@ -53,6 +53,9 @@ def parse_space(name: str, text: str) -> Space:
     for table in content:
         if table not in TABLES:
             raise SpaceError(f"{name}: there is no part `{table}`. Parts: {', '.join(TABLES)}.")
+    if design is None and not content:
+        raise SpaceError(f"{name}: it is empty, so there is nothing to search. Give tables of parts "
+                         f"({', '.join(TABLES)}), or `design = \"NAME\"`.")
     fixed = {} if design is None else _fixed(name, design)
     space = Space(name, text, description, {
         slot: _part(name, slot, content[slot]) if slot in content else fixed[slot]
