@@ -27,9 +27,15 @@ def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None
                             controls=Controls(context_size=4, film=True) if controller else Controls())
 
 
-# One sentence each: what it is, and where it was published.
+# One sentence each: what it is, and where it was published. A search begins with the first ones that its space holds.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
-    "adamw_mlp": (_on_adamw(), "MLP residual on AdamW with a learned schedule; a good place to start"),
+    "muon_linear": (LearnedOptimizer(
+        rule=NoRule(), schedule=Cosine(0.07), base=Muon(weight_decay=0.1), controller=Linear(),
+        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
+                                       "agreement", "gradient_trend", "size", "rank", "loss", "log_loss", "progress",
+                                       "settings")),
+        controls=Controls(tunes_base=True, accumulates=True, over_run=True, gain=30.0)),
+        "Muon whose rates and decays follow what is seen of each tensor, linearly; quick to learn, a good place to start"),
     "muon_gru": (LearnedOptimizer(
         features=Features(groups=("compact",)), rule=MLP(hidden_size=8), head=OutputRMS(), schedule=Cosine(0.05),
         base=Muon(weight_decay=0.1), mixing=Trust(), controller=controllers.GRU(hidden_size=24),
@@ -37,13 +43,7 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
                                        "gradient_trend", "size", "rank", "loss", "progress", "settings")),
         controls=Controls(context_size=4, film=True, tunes_base=True)),
         "Muon and a small MLP, under a GRU that sets each tensor's rate and decays; made for all domains"),
-    "muon_linear": (LearnedOptimizer(
-        rule=NoRule(), schedule=Cosine(0.07), base=Muon(weight_decay=0.1), controller=Linear(),
-        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
-                                       "agreement", "gradient_trend", "size", "rank", "loss", "log_loss", "progress",
-                                       "settings")),
-        controls=Controls(tunes_base=True, accumulates=True, over_run=True, gain=30.0)),
-        "Muon whose rates and decays follow what is seen of each tensor, linearly; quick to learn, cheap to run"),
+    "adamw_mlp": (_on_adamw(), "MLP residual on AdamW with a learned schedule"),
     "small_fc": (LearnedOptimizer(
         features=Features(groups=("small_fc",), learn_decays=True), rule=MLP(hidden_size=32), head=ExpMagnitude(),
         schedule=Constant(1e-3), mixing=NoMixing(), base=None),
