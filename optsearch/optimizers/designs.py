@@ -35,7 +35,7 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
                                        "agreement", "gradient_trend", "size", "rank", "loss", "log_loss", "progress",
                                        "settings")),
         controls=Controls(tunes_base=True, accumulates=True, over_run=True, gain=30.0)),
-        "Muon whose rates and decays follow what is seen of each tensor, linearly; quick to learn, a good place to start"),
+        "Muon whose rates and decays follow what is seen of each tensor, linearly: a good place to start"),
     "muon_gru": (LearnedOptimizer(
         features=Features(groups=("compact",)), rule=MLP(hidden_size=8), head=OutputRMS(), schedule=Cosine(0.05),
         base=Muon(weight_decay=0.1), mixing=Trust(), controller=controllers.GRU(hidden_size=24),

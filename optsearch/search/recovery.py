@@ -66,7 +66,7 @@ def take(study: optuna.Study, choose: Callable[[Session], models.TrialModel | No
             return None
         row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
         set_attr(storage, session, row, OWNER, _owner())
-        # SQLite gives the number of a deleted trial to the next one, and a worker that hasn't noticed still beats for it.
+        # SQLite gives a deleted trial's number to the next one, and a worker that hasn't noticed still beats for it.
         beats = models.TrialHeartbeatModel
         session.execute(delete(beats).where(beats.trial_id == row.trial_id))
         session.add(beats(trial_id=row.trial_id))

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 # Named designs that a search begins with.
 NUM_KNOWN = 4
 # Meta-gradients of few inner trainings are mostly noise: steps of more than a small part of `sigma` lose a good start
-# before they find a better one. And what is measured is how trainings end.
-CAREFULLY = MetaTraining(num_tasks=16, meta_lr=2e-4, late_emphasis=4.0, min_horizon_ratio=0.3)
+# before they find a better one.
+CAREFULLY = MetaTraining(num_tasks=16, meta_lr=2e-4, min_horizon_ratio=0.3)
 NUM_UNPRUNED_TRIALS = 3
 UNPRUNED_PART = 0.2
 
