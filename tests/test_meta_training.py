@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from optsearch import trees
 from optsearch.errors import DesignError
 from optsearch.meta_training import Checkpoints, MetaTraining, Outcome, Plan, inner, meta_train
 from optsearch.meta_training.estimators import ESTIMATORS
+from optsearch.meta_training.steps import Steps
+from optsearch.meta_training.windows import Problem, Window, fresh_trainings
 from optsearch.optimizers import LSTM, MLP, Features, LearnedOptimizer, NoMixing, Raw, named_design
 from optsearch.seeds import generator
-from optsearch.tasks import families
+from optsearch.tasks import families, networks
 
 SMALL = LearnedOptimizer(features=Features(groups=("lean",)), rule=MLP(hidden_size=4))
 SETTINGS = MetaTraining(horizon=40, num_tasks=2, truncation=10, num_meta_losses=2)
@@ -42,6 +45,29 @@ def test_a_batch_of_trainings_equals_trainings_run_one_by_one() -> None:
     together = run([0, 1, 2])
     alone = torch.cat([run([index]) for index in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_meta_loss_is_that_of_all_meta_rows_where_these_are_few() -> None:
+    """A log of the loss on few rows would be lowest for what is sure of itself, and wrong."""
+    family = families("tabular_mlp")[0]
+    weights = SMALL.init_weights(generator(0, "weights"))
+    problem = Problem(Steps(SMALL, family), SETTINGS, trees.shapes_of(weights))
+    start = fresh_trainings(problem, [40, 40], generator(0, "start"))
+    batched = {name: leaf.expand(2, *leaf.shape) for name, leaf in weights.items()}
+    unroll = Window(problem, 10, 2).run(start, batched, generator(1, "step"))
+    for index in range(2):
+        params = {name: leaf[index] for name, leaf in unroll.trainings.params.items()}
+        loss = torch.nn.functional.cross_entropy(networks.mlp(params, family.data.meta["inputs"]),
+                                                 family.data.meta["targets"])
+        assert float(unroll.meta_losses.losses[-1, index]) == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 128])
+def test_meta_batches_are_drawn_where_there_are_more_rows(size: int) -> None:
+    rows = inner.draw_meta(families("digits_mlp")[0], (4, 3), size, generator(0, "rows"))
+    assert rows.shape == (4, 3, size)
+    assert len(rows.unique()) > size
+    assert 0 <= int(rows.min()) <= int(rows.max()) < 360
 
 
 def test_meta_training_lowers_the_meta_loss() -> None:
@@ -112,8 +138,8 @@ def test_non_finite_losses_count_as_the_cap() -> None:
 
 @pytest.mark.parametrize("change", [{"estimator": "es"}, {"meta_loss": "test"}, {"num_tasks": 0}, {"horizon": 5},
                                     {"sigma": 0.0}, {"min_horizon_ratio": 2.0}, {"num_meta_losses": 11},
-                                    {"num_meta_losses": 3}, {"curriculum": 1.5}, {"meta_warmup": -0.1},
-                                    {"max_meta_gradient": -1.0}, {"meta_weight_decay": -1.0},
+                                    {"meta_batch_size": 0}, {"num_meta_losses": 3}, {"curriculum": 1.5},
+                                    {"meta_warmup": -0.1}, {"max_meta_gradient": -1.0}, {"meta_weight_decay": -1.0},
                                     {"reparametrization": 0.5}, {"precision": "float16"}])
 def test_settings_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(DesignError):

@@ -72,7 +72,7 @@ class Backprop:
         for index in reversed(range(window.num_steps)):
             to_loss = over_losses.pop() if window.is_measured(index) else nothing
             if window.is_measured(index) and uses_meta_rows:
-                to_params = trees.added(to_params, steps.losses_back(after, batches.meta(index), to_loss))
+                to_params = trees.added(to_params, steps.losses_back(after, batches.meta(len(over_losses)), to_loss))
                 to_loss = nothing
             after = unroll.visited[index]
             to_weights, to_params, to_state = steps.step_back(

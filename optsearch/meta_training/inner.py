@@ -99,6 +99,14 @@ def draw(family: TaskFamily, split: Split, shape: tuple[int, ...], generator: to
     return torch.randint(len(rows), (*shape, family.batch_size), generator=generator).to(rows.device)
 
 
+def draw_meta(family: TaskFamily, shape: tuple[int, ...], size: int, generator: torch.Generator) -> Tensor:
+    """Random row numbers `[*shape, size]` of the split `meta`, with replacement; all rows where there are no more."""
+    rows = next(iter(family.data.meta.values()))
+    if len(rows) <= size:
+        return torch.arange(len(rows), device=rows.device).expand(*shape, -1)
+    return torch.randint(len(rows), (*shape, size), generator=generator).to(rows.device)
+
+
 def graph_of(family: TaskFamily) -> ModelGraph | None:
     """The graph of the family's module, None where it has none; made once a module."""
     if family.module is None:

@@ -19,9 +19,10 @@ class MetaTraining:
     `num_tasks` inner trainings (antithetic pairs of them, but for backprop) run side by side for `truncation`
     inner steps a meta-step; full ES runs them whole. Horizons are log-uniform between
     `horizon` · `min_horizon_ratio` and `horizon`, in whole truncations. `sigma` is the deviation of the perturbed
-    weights. The meta-loss is taken `num_meta_losses` times a truncation: on the family's `meta` rows
-    ("validation"), or on the batches of the inner steps ("train"). It is the mean of log losses, weighted with
-    the inner training's progress to the power `late_emphasis`.
+    weights. The meta-loss is taken `num_meta_losses` times a truncation: on `meta_batch_size` of the family's `meta`
+    rows, or all where there are no more ("validation"), or on the batches of the inner steps ("train"). It is the
+    mean of log losses, weighted with the inner training's progress to the power `late_emphasis`. Logs of few rows
+    praise what is overconfident: most such batches hold no mistake, and the few that do count little.
 
     Tasks are seen in other units, up to `reparametrization` times as large or small, with noise up to
     `gradient_noise` of their gradients' RMS, and on batches as small as `min_batch_share` of theirs.
@@ -36,6 +37,7 @@ class MetaTraining:
     meta_lr: float = 3e-3
     meta_loss: MetaLoss = "validation"
     num_meta_losses: int = 4
+    meta_batch_size: int = 128
     late_emphasis: float = 1.0
     meta_weight_decay: float = 0.0
     meta_warmup: float = 0.0
@@ -55,9 +57,10 @@ class MetaTraining:
                 f"meta_loss must be validation or train, not {self.meta_loss!r}.")
         require("meta_training", self.precision in get_args(Precision),
                 f"precision must be float32 or bfloat16, not {self.precision!r}.")
-        require("meta_training", self.num_tasks > 0 and 0 < self.num_meta_losses <= self.truncation,
-                "num_tasks must be at least 1 and num_meta_losses between 1 and truncation, not "
-                f"{self.num_tasks}, {self.num_meta_losses} and {self.truncation}.")
+        require("meta_training", self.num_tasks > 0 and self.meta_batch_size > 0
+                and 0 < self.num_meta_losses <= self.truncation,
+                "num_tasks and meta_batch_size must be at least 1 and num_meta_losses between 1 and truncation, not "
+                f"{self.num_tasks}, {self.meta_batch_size}, {self.num_meta_losses} and {self.truncation}.")
         require("meta_training", self.truncation % self.num_meta_losses == 0,
                 f"num_meta_losses ({self.num_meta_losses}) must divide the truncation ({self.truncation}).")
         require("meta_training", self.horizon >= self.truncation,

@@ -31,7 +31,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Batches:
-    """The rows that each training sees at each inner step: numbers `[num_steps, n, batch_size]`."""
+    """The rows that each training sees: numbers `[num_steps, n, batch_size]`, and `[k, n, ...]` for `k` meta-losses."""
 
     family: TaskFamily
     inner_rows: Tensor
@@ -78,7 +78,9 @@ class Window:
         """The batches of `num_trainings`."""
         family, repeats = self.problem.steps.family, num_trainings // self.num_tasks
         inner_rows = inner.draw(family, "inner", (self.num_steps, self.num_tasks), generator)
-        meta_rows = inner.draw(family, "meta", (self.num_steps, self.num_tasks), generator)
+        num_measured = sum(map(self.is_measured, range(self.num_steps)))
+        meta_rows = inner.draw_meta(family, (num_measured, self.num_tasks), self.problem.settings.meta_batch_size,
+                                    generator)
         return Batches(family, inner_rows.repeat(1, repeats, 1), meta_rows.repeat(1, repeats, 1))
 
     def parts(self, trainings: Trainings) -> Iterator[slice]:
@@ -94,13 +96,14 @@ class Window:
                gradients: Gradients = "none") -> Unroll:
         """The steps of one part, with every place they came by where it `remembers`; `gradients` as in `inner.step`."""
         settings, steps = self.problem.settings, self.problem.steps
-        losses, progress, visited = [], [], []
+        losses: list[Tensor] = []
+        progress, visited = [], []
         for index in range(self.num_steps):
             if remembers:
                 visited.append(trainings)
             loss, trainings = steps.step(weights, trainings, batches.inner(index), gradients)
             if self.is_measured(index):
-                losses.append(steps.losses(trainings, batches.meta(index))
+                losses.append(steps.losses(trainings, batches.meta(len(losses)))
                               if settings.meta_loss == "validation" else loss)
                 progress.append((trainings.step / trainings.horizon).squeeze(-1))
         return Unroll(MetaLosses(torch.stack(losses), torch.stack(progress), steps.family.loss_cap,
