@@ -89,6 +89,22 @@ def test_a_card_says_what_was_measured(tmp_path: Path) -> None:
     assert "The search for this one took 500,000 inner steps on its small models: at a train speedup of" in text
     assert ("not to be earned back" in text) == (learned.train_speedup.value <= 1)
     assert ("more than 5 % above" in text) == (learned.relative_loss.value > 1.05)
+    assert "or on models of more than 2,410 parameters." in text
+
+
+def test_a_card_says_what_was_measured_on_far_larger_models(tmp_path: Path) -> None:
+    path, headlines = tmp_path / "mine.safetensors", []
+    artifact_of("adamw_mlp").save(path)
+    for name, task in (("main", "tabular_mlp/wine"), ("large", "digits_mlp/64")):
+        headlines.append(evaluate_file(Asked(path=path, tasks=(task,), horizon=20, num_seeds=2), quiet=True))
+        yardstick.write(headlines[-1], tmp_path / name, "optsearch evaluate")
+    result = call("models", "card", str(path), str(tmp_path / "main" / "evaluation.json"),
+                  "--large", str(tmp_path / "large" / "evaluation.json"))
+    assert result.returncode == 0, result.stderr
+    text, (_, large) = path.with_suffix(".md").read_text(), headlines
+    assert "## Far larger models" in text
+    assert f"| digits_mlp/64 | 2,410 | {large.to_config()['families']['digits_mlp/64']['relative_loss']:.3f} |" in text
+    assert "or on models of more than 2,410 parameters." in text
 
 
 def test_a_card_needs_an_evaluation(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class Result:
     """
 
     family: str
+    num_parameters: int
     horizon: int
     measurements: Mapping[str, Measurement]
     seconds_ratios: Mapping[str, float]
@@ -64,7 +65,7 @@ class Result:
 def compete(contenders: Sequence[Contender], setup: Setup, cache: Cache = uncached) -> Result:
     """Measure the baseline and every contender on the setup's seeds; see `report_setup`."""
     everyone = {each.name: each for each in (hand_made(BASELINE), *contenders)}
-    return Result(setup.family.name, setup.horizon,
+    return Result(setup.family.name, setup.family.num_parameters, setup.horizon,
                   {name: measured(each, setup, cache) for name, each in everyone.items()},
                   seconds_ratios(everyone, setup))
 

@@ -22,18 +22,21 @@ FAILS, NUM_NAMED = 1.05, 8
 Content = Mapping[str, Any]
 
 
-def card(name: str, artifact: Artifact, evaluation: Content) -> list[str]:
-    """Markdown, from what `optsearch evaluate --output` wrote as `evaluation.json`; `name` is what `load` is given."""
+def card(name: str, artifact: Artifact, evaluation: Content, large: Content | None = None) -> list[str]:
+    """Markdown, from what `optsearch evaluate --output` wrote as `evaluation.json`; `name` is what `load` is given.
+
+    `large` is another such, of models far larger than those learned on.
+    """
     costs = artifact.design.costs()
     return [f"# {name}", "", _in_a_sentence(evaluation), "", "```python",
             f'optimizer = optsearch.load("{name}")(model.parameters(), num_steps={evaluation["horizon"]})', "```", "",
             "## What it is", "", *_learned_on(artifact), "",
-            *_scores(evaluation).markdown(), "", *_horizons(evaluation),
+            *_scores(evaluation).markdown(), "", *_horizons(evaluation), *(_on_large(large) if large else ()),
             "## What it costs", "",
             f"{costs.num_weights:,} weights; a step makes {costs.flops_per_parameter:.0f} FLOPs of matrix products and "
             f"keeps {costs.state_bytes_per_parameter:.0f} bytes of state a parameter. A training step, model included, "
             f"takes {evaluation['seconds_ratio']:.2f} times that with AdamW (median over these small models).", "",
-            "## When not to use it", "", *_failures(evaluation), "",
+            "## When not to use it", "", *_failures(evaluation, large), "",
             "## A better one for your models", "",
             "An optimizer found for your kind of model is better than one for all kinds."
             + _payback(artifact, evaluation), "",
@@ -46,6 +49,7 @@ def read(path: Path) -> Content:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["results"], content["duels"], content["horizon"]
+        [found["num_parameters"] for found in content["families"].values()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{path} is no evaluation.json ({error!r}); expected one that `optsearch evaluate --output` "
                         "wrote.") from error
@@ -102,7 +106,18 @@ def _horizons(evaluation: Content) -> list[str]:
     return [*found.markdown(), ""] if rows else []
 
 
-def _failures(evaluation: Content) -> Iterator[str]:
+def _on_large(evaluation: Content) -> list[str]:
+    duel = evaluation["duels"][BASELINE]
+    rows = [(family, f"{found['num_parameters']:,}", f"{found['relative_loss']:.3f}", f"{found['seconds_ratio']:.2f}")
+            for family, found in evaluation["families"].items()]
+    found = Table("Far larger models", f"Over {title(BASELINE)}, tuned, {evaluation['horizon']} steps: relative loss "
+                  f"{_interval(duel['relative_loss'])}, speedup {_interval(duel['speedup'])}, train speedup "
+                  f"{_interval(duel['train_speedup'])}. Time: of a training step, ÷ AdamW's.",
+                  ("family", "parameters", "relative loss", "time"), rows)
+    return [*found.markdown(), ""]
+
+
+def _failures(evaluation: Content, large: Content | None) -> Iterator[str]:
     losses = {family: found["relative_loss"] for family, found in evaluation["families"].items()}
     worst = sorted((family for family, loss in losses.items() if loss > FAILS), key=losses.__getitem__, reverse=True)
     if worst:
@@ -112,8 +127,9 @@ def _failures(evaluation: Content) -> Iterator[str]:
     else:
         yield f"It ended at most 5 % above tuned {title(BASELINE)} on all of {len(losses)} families."
     longest = max(result["horizon"] for result in evaluation["results"])
-    yield (f"Nothing here was measured on runs of more than {longest:,} steps, or on models of more than some ten "
-           "thousand parameters.")
+    largest = max(found["num_parameters"] for found in (large or evaluation)["families"].values())
+    yield (f"Nothing here was measured on runs of more than {longest:,} steps, or on models of more than {largest:,} "
+           "parameters.")
 
 
 def _payback(artifact: Artifact, evaluation: Content) -> str:

@@ -86,8 +86,8 @@ class Headline:
 def _family(result: Result) -> dict[str, Any]:
     tuned = result.baseline.tuned
     return {"relative_loss": round(float(interquartile_mean(result.relative_losses(LEARNED))), 4),
-            "baseline_lr": tuned.learning_rate, "baseline_lr_is_interior": tuned.is_interior,
-            "seconds_ratio": result.seconds_ratios[LEARNED]}
+            "num_parameters": result.num_parameters, "baseline_lr": tuned.learning_rate,
+            "baseline_lr_is_interior": tuned.is_interior, "seconds_ratio": result.seconds_ratios[LEARNED]}
 
 
 def _mean(curves: Sequence[Tensor], horizon: int) -> pictures.Curve:

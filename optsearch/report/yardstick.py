@@ -128,7 +128,7 @@ def _families(headline: Headline) -> Table:
         best = min(losses, key=losses.__getitem__) if losses else None
         mark = " (seen)" if result.family in headline.seen else ""
         rows.append((
-            result.family + mark, f"{result.baseline.tuned.learning_rate:.3g}",
+            result.family + mark, f"{result.num_parameters:,}", f"{result.baseline.tuned.learning_rate:.3g}",
             f"{float(interquartile_mean(result.baseline.finals)):.4g}",
             f"{float(interquartile_mean(result.relative_losses(LEARNED))):.3f}",
             f"{float(interquartile_mean(result.speedups(LEARNED))):.2f}", f"{result.seconds_ratios[LEARNED]:.2f}",
@@ -136,7 +136,7 @@ def _families(headline: Headline) -> Table:
             *([f"{title(best)} {losses[best]:.3f}"] if best else [])))
     return Table("Family by family", "Relative loss, speedup and time of the learned optimizer; the opponent with the "
                  "lowest relative loss beside AdamW + cosine." if others else "Of the learned optimizer.",
-                 ("family", "AdamW's rate", "AdamW's loss", "relative loss", "speedup", "time", "failed",
+                 ("family", "parameters", "AdamW's rate", "AdamW's loss", "relative loss", "speedup", "time", "failed",
                   *(["best opponent"] if others else [])), rows)
 
 
