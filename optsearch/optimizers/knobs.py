@@ -20,7 +20,7 @@ class Knobs:
 
     def decay(self, name: str, value: float) -> Tensor:
         """The decay of each parameter; an offset acts on 1 - decay."""
-        return self.layout.spread(self._decay(name, value))
+        return self.layout.spread(self.tensor_decay(name, value))
 
     def scaled(self, name: str, value: float) -> Tensor:
         """A positive number of each parameter."""
@@ -28,8 +28,9 @@ class Knobs:
 
     def weight(self, name: str, value: float, before: Tensor) -> Tensor:
         """The sum of an average's weights `[..., 1, tensors]`, which its bias correction divides by."""
-        decay = self._decay(name, value)[..., None, :]
+        decay = self.tensor_decay(name, value)[..., None, :]
         return decay * before + (1 - decay)
 
-    def _decay(self, name: str, value: float) -> Tensor:
+    def tensor_decay(self, name: str, value: float) -> Tensor:
+        """The decay of each tensor, `[..., tensors]`."""
         return 1 - ((1 - value) * self.offsets[name].exp()).clamp(LEAST_NEWS, 1)

@@ -204,8 +204,9 @@ class Layout:
 
     def root_mean_squares(self, vectors: Tensor) -> Tensor:
         """Of each tensor's part of `[..., k, num_parameters]`: `[..., k, num_tensors]`."""
-        return torch.cat([torch.linalg.vector_norm(part, dim=-1) / max(1, part.shape[-1])**0.5
-                          for part in self.per_segment(vectors)], -1)
+        norms = torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in self.per_segment(vectors)], -1)
+        return norms / norms.new_tensor([max(1, segment.size)**0.5 for segment in self.segments
+                                         for _ in range(segment.copies)])
 
     def times(self, vector: Tensor, factors: Tensor) -> Tensor:
         """`[..., num_parameters]` times one factor a tensor, `[..., num_tensors]`."""

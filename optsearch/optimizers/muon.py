@@ -45,23 +45,26 @@ class Muon(AdamW):
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
         layout = moment.layout
         adapted, after = super().direction(moment, state, knobs)
-        ahead = torch.lerp(moment.gradient, after["first"], self._decays(moment, knobs)[0])
+        momenta = None if knobs is None else knobs.tensor_decay("momentum", self.momentum)[..., None]
         parts = [part.flatten(-2) for part in layout.per_segment(adapted)]
-        for index, (segment, part, params) in enumerate(zip(
-                layout.segments, layout.per_segment(ahead), layout.per_segment(moment.params), strict=True)):
+        for index, (segment, gradient, first, params) in enumerate(zip(layout.segments, *map(
+                layout.per_segment, (moment.gradient, after["first"], moment.params)), strict=True)):
             if segment.is_matrix:
-                matrices = orthogonal(part.unflatten(-1, segment.matrix), self.num_iterations)
+                momentum = self.momentum if momenta is None else momenta[..., segment.tensors, :]
+                ahead = torch.lerp(gradient, first, momentum)
+                matrices = orthogonal(ahead.unflatten(-1, segment.matrix), self.num_iterations)
                 scaled = ADAMW_SIZE * max(segment.matrix)**0.5 * matrices.flatten(-2)
                 parts[index] = scaled.add(params, alpha=self.weight_decay).flatten(-2)
         return joined(parts), after
 
     def _decays(self, moment: Moment, knobs: Knobs | None) -> tuple[Any, Any]:
         """The first is `momentum` for matrices and `beta1` for all others."""
-        beta1, beta2 = super()._decays(moment, knobs)
-        momentum = self.momentum if knobs is None else knobs.decay("momentum", self.momentum)
-        of_tensors = [float(segment.is_matrix) for segment in moment.layout.segments for _ in range(segment.copies)]
-        is_matrix = moment.layout.spread(moment.gradient.new_tensor(of_tensors))
-        return beta1 + is_matrix * (momentum - beta1), beta2
+        beta1, momentum, beta2 = ((self.beta1, self.momentum, self.beta2) if knobs is None else
+                                  (knobs.tensor_decay("beta1", self.beta1),
+                                   knobs.tensor_decay("momentum", self.momentum), knobs.decay("beta2", self.beta2)))
+        is_matrix = moment.gradient.new_tensor([float(segment.is_matrix) for segment in moment.layout.segments
+                                                for _ in range(segment.copies)])
+        return moment.layout.spread(beta1 + is_matrix * (momentum - beta1)), beta2
 
 
 def orthogonal(matrices: Tensor, num_iterations: int) -> Tensor:
@@ -70,11 +73,14 @@ def orthogonal(matrices: Tensor, num_iterations: int) -> Tensor:
     After 5 iterations they are in 0.68..1.21, where they were above 1/500 of the Frobenius norm; others are below.
     """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    values = matrices.mT if is_tall else matrices
+    wide = matrices.mT if is_tall else matrices
+    values = wide.reshape(-1, *wide.shape[-2:])
     squares = values.square().sum((-2, -1), keepdim=True)
     values = values / squares.clamp(min=NORM_FLOOR**2).sqrt()
     linear, cubic, quintic = COEFFICIENTS
     for _ in range(num_iterations):
         gram = values @ values.mT
-        values = linear * values + (cubic * gram + quintic * (gram @ gram)) @ values
+        factor = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
+        values = torch.baddbmm(values, factor, values, beta=linear)
+    values = values.view(wide.shape)
     return values.mT if is_tall else values
