@@ -144,6 +144,8 @@ def test_finals_from_the_command_line_to_an_export(home: Path, trained: list[str
     assert provenance["trial"] == first["trial"]
     assert provenance["value"] == sorted(first["values"])[1]
     assert provenance["finals"]["statement"] == found["statement"]
+    # The trials here were told their values and have trained nothing; six meta-trainings are what finding it has cost.
+    assert provenance["study_inner_steps"] == 6 * StudyDefinition.of(study).budget
     assert provenance["seed"] == meta_seed(first["values"].index(provenance["value"]))
 
     # A better trial that came later did not take part; and a trial that is named is exported as it was.

@@ -125,4 +125,5 @@ class Finals:
         final = self.typical(own[0])
         return {"trials": [self.candidates[index].trial for index in own], "trial": self.candidates[own[0]].trial,
                 "weights": final.weights, "value": final.value, "mean": self.mean(own[0]).to_config(),
-                "num_seeds": len(self.finals[own[0]]), "statement": self.statement}
+                "num_seeds": len(self.finals[own[0]]), "statement": self.statement,
+                "inner_steps": sum(self.candidates[index].job.budget * len(self.finals[index]) for index in own)}

@@ -248,7 +248,7 @@ def export(store: Store, name: str, path: Path, number: int | None = None) -> Ar
     found, counts = artifact(store, study, number), summary(study)
     # What finding it has cost belongs to what is said of it.
     cost = {"num_trials": counts["complete"] + counts["pruned"] + counts["paused"], "num_pruned": counts["pruned"],
-            "study_inner_steps": num_spent(study)}
+            "study_inner_steps": num_spent(study) + study.user_attrs.get(FINALS, {}).get("inner_steps", 0)}
     front = {"num_front": len(front_of(study))} if number is None and has_front(study) else {}
     found = replace(found, provenance=found.provenance | cost | front)
     found.save(path)
