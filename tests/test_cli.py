@@ -110,8 +110,8 @@ def test_studies_are_made_listed_and_shown() -> None:
     assert call("study", "list").stdout.startswith("digits: 0 complete")
     shown = json.loads(call("study", "show", "digits", "--json").stdout)
     roles = suites.roles("vision")
-    assert shown["tasks"] == list(roles.meta_training)
-    assert shown["validation"] == list(roles.validation)
+    assert shown["tasks"] == [*roles.meta_training, *roles.validation]
+    assert shown["validation"] == []
     assert shown["held_out"] == list(roles.held_out)
     assert f"held out {', '.join(roles.held_out)}" in call("study", "show", "digits").stdout
     assert Path("studies/optsearch.db").exists()
@@ -123,10 +123,10 @@ def test_domains_and_tasks_have_weights_and_tasks_one_role() -> None:
     shown = json.loads(call("study", "show", "mixed", "--json").stdout)
     weights = dict(zip(shown["tasks"], shown["weights"], strict=True))
     vision, nlp = suites.roles("vision"), suites.roles("nlp")
-    assert sum(weights[name] for name in vision.meta_training) == pytest.approx(0.4)
-    assert sum(weights[name] for name in nlp.meta_training) == pytest.approx(0.6)
+    assert sum(weights[name] for name in vision.meta_training + vision.validation) == pytest.approx(0.4)
+    assert sum(weights[name] for name in nlp.meta_training + nlp.validation) == pytest.approx(0.6)
     assert (weights["quadratics"], shown["sampling"]) == (2.0, "loss_balanced")
-    assert shown["validation"] == ["spectra", *vision.validation, *nlp.validation]
+    assert shown["validation"] == ["spectra"]
     assert "quadratics (2)" in call("study", "show", "mixed").stdout
     assert "digits_mlp/32 is both for meta-training and held out" in refused(
         "study", "create", "x", "--domain", "vision", "--held-out", "digits_mlp/32")

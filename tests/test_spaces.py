@@ -284,19 +284,19 @@ def test_a_definition_that_makes_no_sense_is_refused(change: dict[str, Any]) -> 
         define(space="quickstart", tasks=["quadratics"], **change)
 
 
-def test_a_domain_stands_for_its_tasks_in_their_roles() -> None:
+def test_a_domain_stands_for_its_tasks_some_of_them_held_out() -> None:
     roles = suites.roles("vision")
+    learned = roles.meta_training + roles.validation
     definition = define(space="quickstart", tasks=["quadratics"], domains={"vision": 3.0}, held_out=["spectra"])
-    assert definition.tasks == ("quadratics", *roles.meta_training)
-    assert definition.weights == (1.0, *[3.0 / len(roles.meta_training)] * len(roles.meta_training))
-    assert definition.validation == roles.validation
+    assert definition.tasks == ("quadratics", *learned)
+    assert definition.weights == (1.0, *[3.0 / len(learned)] * len(learned))
     assert definition.held_out == ("spectra", *roles.held_out)
     assert {family.name for family in definition.selected_on} == {
-        family.name for name in roles.validation for family in families(name)}
+        family.name for name in definition.tasks for family in families(name)}
     weights = dict(zip([family.name for family in definition.distribution().families],
                        definition.distribution().weights, strict=True))
     assert weights["quadratics"] == 1.0
-    assert weights["digits_mlp/32"] == pytest.approx(3.0 / len(roles.meta_training) / 3)
+    assert weights["digits_mlp/32"] == pytest.approx(3.0 / len(learned) / 3)
 
 
 def test_a_family_with_two_roles_is_refused() -> None:

@@ -27,7 +27,7 @@ def create(context: typer.Context, name: NameArgument,
            task: Annotated[list[str] | None, typer.Option(
                help="A task to learn on, or ./my_tasks.py:NAME; NAME=2 has twice the turns. Several times.")] = None,
            domain: Annotated[list[str] | None, typer.Option(
-               help="A domain's tasks, each in its standard role; vision=0.4 has a weight. Several times.")] = None,
+               help="A domain's tasks, some of them held out; vision=0.4 has a weight. Several times.")] = None,
            validation: Annotated[list[str] | None, typer.Option(
                help="A task that gives trials their value; by default other rows of those learned on.")] = None,
            held_out: Annotated[list[str] | None, typer.Option(help="A task that is for reports alone.")] = None,

@@ -68,10 +68,11 @@ def _learned_on(artifact: Artifact) -> Iterator[str]:
     design = line(artifact.design).strip("<>").removeprefix("LearnedOptimizer: ").partition(";")[0]
     yield f"Its parts: {design}."
     while source and source.get("tasks"):
-        minutes = f" in {source['seconds'] / 60:,.0f} minutes of one core" if "seconds" in source else ""
+        minutes = max(1, round(source.get("seconds", 0) / 60))
+        took = f" in {minutes:,} minute{'s' * (minutes > 1)} of one core" if "seconds" in source else ""
         best = f"; the best of {source['num_trials']} trials" if source.get("num_trials") else ""
         settings = source.get("meta_training", {})
-        yield (f"Meta-trained for {source['inner_steps']:,} inner steps{minutes}, of runs of up to "
+        yield (f"Meta-trained for {source['inner_steps']:,} inner steps{took}, of runs of up to "
                f"{settings.get('horizon', source.get('horizon'))} steps, on {', '.join(source['tasks'])}{best}.")
         source = source.get("initial")
         if source:
@@ -93,17 +94,27 @@ def _scores(evaluation: Content) -> Table:
 
 def _horizons(evaluation: Content) -> list[str]:
     """A table, where there are several."""
-    rows, lengths = [], sorted({result["horizon"] for result in evaluation["results"]})
-    for horizon in lengths if len(lengths) > 1 else ():
-        contenders = [result["contenders"] for result in evaluation["results"] if result["horizon"] == horizon]
-        means = (interquartile_mean(torch.tensor([value for each in contenders for value in each[LEARNED][quantity]]))
-                  for quantity in ("relative_losses", "speedups", "train_speedups"))
-        failed = sum(each[LEARNED]["num_failed"] for each in contenders)
-        total = sum(len(each[LEARNED]["relative_losses"]) for each in contenders)
-        rows.append((f"{horizon}", *(f"{float(value):.3f}" for value in means), f"{failed} of {total}"))
+    rows = []
+    for horizon, trainings in _by_horizon(evaluation).items():
+        means = (_mean(trainings, quantity) for quantity in ("relative_losses", "speedups", "train_speedups"))
+        failed = sum(each["num_failed"] for each in trainings)
+        total = sum(len(each["relative_losses"]) for each in trainings)
+        rows.append((f"{horizon}", *(f"{value:.3f}" for value in means), f"{failed} of {total}"))
     found = Table("Shorter and longer runs", f"Over {title(BASELINE)}, tuned anew at each length.",
                   ("steps", "relative loss", "speedup", "train speedup", "failed"), rows)
-    return [*found.markdown(), ""] if rows else []
+    return [*found.markdown(), ""] if len(rows) > 1 else []
+
+
+def _by_horizon(evaluation: Content) -> dict[int, list[Content]]:
+    """What was measured of the learned one, family by family, the shortest runs first."""
+    found: dict[int, list[Content]] = {}
+    for result in sorted(evaluation["results"], key=lambda result: result["horizon"]):
+        found.setdefault(result["horizon"], []).append(result["contenders"][LEARNED])
+    return found
+
+
+def _mean(trainings: list[Content], quantity: str) -> float:
+    return float(interquartile_mean(torch.tensor([value for each in trainings for value in each[quantity]])))
 
 
 def _on_large(evaluation: Content) -> list[str]:
@@ -126,10 +137,13 @@ def _failures(evaluation: Content, large: Content | None) -> Iterator[str]:
                f"{named}{', ...' if len(worst) > NUM_NAMED else ''}.")
     else:
         yield f"It ended at most 5 % above tuned {title(BASELINE)} on all of {len(losses)} families."
-    longest = max(result["horizon"] for result in evaluation["results"])
+    means = {horizon: _mean(trainings, "relative_losses") for horizon, trainings in _by_horizon(evaluation).items()}
+    for horizon, mean in means.items():
+        if mean > FAILS and horizon != evaluation["horizon"]:
+            yield f"On runs of {horizon:,} steps it ended at {mean:.2f} times the loss of {title(BASELINE)}."
     largest = max(found["num_parameters"] for found in (large or evaluation)["families"].values())
-    yield (f"Nothing here was measured on runs of more than {longest:,} steps, or on models of more than {largest:,} "
-           "parameters.")
+    yield (f"Nothing here was measured on runs of more than {max(means):,} steps, or on models of more than "
+           f"{largest:,} parameters.")
 
 
 def _payback(artifact: Artifact, evaluation: Content) -> str:

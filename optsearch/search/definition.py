@@ -184,8 +184,8 @@ def define(*, space: str, tasks: Sequence[str] | Mapping[str, float] = (), domai
            validation: Sequence[str] = (), held_out: Sequence[str] = (), **rest: Any) -> StudyDefinition:
     """A definition from names.
 
-    `tasks` may have weights. Each of `domains` brings its standard tasks for all three roles, and a weight that those
-    to learn on share.
+    `tasks` may have weights. Each of `domains` brings all its standard tasks, some of them held out, and a weight that
+    the others share: all of these are learned on and chosen by, since a single task to choose by misleads.
     """
     known = {field.name for field in fields(StudyDefinition)} - {"space_text", "weights", "files"}
     if unknown := set(rest) - known:
@@ -194,8 +194,8 @@ def define(*, space: str, tasks: Sequence[str] | Mapping[str, float] = (), domai
     validation, held_out = list(validation), list(held_out)
     for domain, weight in (domains or {}).items():
         roles = suites.roles(domain)
-        weighted |= {task: weight / len(roles.meta_training) for task in roles.meta_training}
-        validation += roles.validation
+        learned = roles.meta_training + roles.validation
+        weighted |= {task: weight / len(learned) for task in learned}
         held_out += roles.held_out
     is_weighted = bool(domains) or isinstance(tasks, Mapping)
     rest["previous"] = tuple(dict.fromkeys(rest.get("previous", ())))

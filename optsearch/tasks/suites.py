@@ -1,4 +1,4 @@
-"""Which tasks are for meta-training, for validation and for reports alone: they never mix."""
+"""Which tasks are for meta-training, for looking at them on the way and for reports alone: they never mix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ STANDARD = "standard"
 
 @dataclass(frozen=True)
 class Roles:
-    """`meta_training` is learned on, `validation` gives a trial its value, `held_out` is for reports alone."""
+    """`held_out` is for reports alone. A study of the domain learns on all others, a benchmark on `meta_training`."""
 
     meta_training: tuple[str, ...]
     validation: tuple[str, ...]
