@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import log
 
 import torch
@@ -43,9 +44,13 @@ class Scene:
         """Log of the root mean square over each tensor, about 1 for 1 and about 0 for 5e-5: `[..., k, tensors]`."""
         return 1 + (self.moment.layout.root_mean_squares(vectors) + LOG_FLOOR).log() / LOG_SCALE
 
-    @property
+    @cached_property
     def gradient_logs(self) -> Tensor:
         return self.logs(self.moment.gradient[..., None, :])
+
+    @cached_property
+    def momentum_logs(self) -> Tensor:
+        return self.logs(self.averages["momentum"])
 
     def of_tensors(self, rows: list[list[float]]) -> Tensor:
         """Numbers that never change, a list a tensor, as `[..., k, tensors]`."""
@@ -141,7 +146,7 @@ def _log_loss(scene: Scene) -> Tensor:
 
 def _momentum_ratio(scene: Scene) -> Tensor:
     """How far gradients agree over time: 0 where they all point the same way, below it where they are noise."""
-    return scene.logs(scene.averages["momentum"]) - scene.gradient_logs
+    return scene.momentum_logs - scene.gradient_logs
 
 
 def _agreement(scene: Scene) -> Tensor:
@@ -156,7 +161,7 @@ def _agreement(scene: Scene) -> Tensor:
 TENSOR_GROUPS: dict[str, Callable[[Scene], Tensor]] = {
     "gradient": lambda scene: scene.gradient_logs,
     "parameter": lambda scene: scene.logs(scene.moment.params[..., None, :]),
-    "momentum": lambda scene: scene.logs(scene.averages["momentum"]),
+    "momentum": lambda scene: scene.momentum_logs,
     "second_moment": lambda scene: scene.logs(scene.averages["second_moment"].sqrt()),
     "momentum_ratio": _momentum_ratio,
     "agreement": _agreement,
