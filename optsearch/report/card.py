@@ -141,6 +141,9 @@ def _failures(evaluation: Content, large: Content | None) -> Iterator[str]:
     for horizon, mean in means.items():
         if mean > FAILS and horizon != evaluation["horizon"]:
             yield f"On runs of {horizon:,} steps it ended at {mean:.2f} times the loss of {title(BASELINE)}."
+    for family, found in large["families"].items() if large else ():
+        if found["relative_loss"] > FAILS:
+            yield f"On {family}, of {found['num_parameters']:,} parameters, at {found['relative_loss']:.2f} times."
     largest = max(found["num_parameters"] for found in (large or evaluation)["families"].values())
     yield (f"Nothing here was measured on runs of more than {max(means):,} steps, or on models of more than "
            f"{largest:,} parameters.")
