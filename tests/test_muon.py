@@ -46,11 +46,14 @@ def test_steps_are_those_of_torch_but_for_its_bfloat16():
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
-def test_all_singular_values_of_a_matrix_end_near_1(batch):
-    for found in steps(Muon(weight_decay=0.0), SHAPES, batch=batch):
+@pytest.mark.parametrize(("adjust_lr", "size"), [
+    ("match_rms_adamw", lambda rows, columns: 0.2 * max(rows, columns)**0.5),
+    ("spectral", lambda rows, columns: 1.6 * (rows / columns)**0.5)])
+def test_all_singular_values_of_a_matrix_end_near_its_size(adjust_lr, size, batch):
+    for found in steps(Muon(weight_decay=0.0, adjust_lr=adjust_lr), SHAPES, batch=batch):
         for name, shape in SHAPES.items():
             matrices = found[name].flatten(len(batch) + 1)
-            values = torch.linalg.svdvals(matrices) / (0.2 * max(matrices.shape[-2:])**0.5)
+            values = torch.linalg.svdvals(matrices) / size(*matrices.shape[-2:])
             assert values.shape[-1] == min(shape[0], matrices.shape[-1])
             assert values.min() > 0.68
             assert values.max() < 1.21
@@ -61,6 +64,15 @@ def test_a_step_is_about_as_large_as_adamws_whatever_the_shape():
     for shape in ((64, 64), (16, 128), (128, 16)):
         *_, last = steps(Muon(weight_decay=0.0), {"matrix": shape})
         torch.testing.assert_close(last["matrix"].square().mean().sqrt(), torch.tensor(0.2).double(), rtol=0.2, atol=0)
+
+
+def test_spectral_steps_change_outputs_as_much_at_any_width():
+    for num_inputs, num_outputs in ((16, 64), (512, 64), (64, 16), (64, 512)):
+        *_, last = steps(Muon(weight_decay=0.0, adjust_lr="spectral"), {"matrix": (num_outputs, num_inputs)})
+        *_, right = torch.linalg.svd(last["matrix"], full_matrices=False)
+        inputs = right[0] * num_inputs**0.5
+        change = (last["matrix"] @ inputs).square().mean().sqrt()
+        torch.testing.assert_close(change, torch.tensor(1.6).double(), rtol=0.35, atol=0)
 
 
 def test_tensors_are_orthogonalised_each_by_itself():

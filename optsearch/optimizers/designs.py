@@ -19,6 +19,15 @@ from optsearch.optimizers.transformer import Transformer
 from optsearch.optimizers.watchful_mixings import Trust
 
 
+def _muon_linear(base: Muon, own_start: bool) -> LearnedOptimizer:
+    return LearnedOptimizer(
+        rule=NoRule(), schedule=Cosine(0.07), base=base, controller=Linear(),
+        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
+                                       "agreement", "gradient_trend", "size", "rank", "loss", "log_loss", "progress",
+                                       "settings")),
+        controls=Controls(tunes_base=True, accumulates=True, over_run=True, own_start=own_start, gain=30.0))
+
+
 def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None) -> LearnedOptimizer:
     """A small MLP residual on AdamW, and a learned schedule; decay strong enough for the MLP to have a say in it."""
     return LearnedOptimizer(features=Features(groups=("compact",)), head=OutputRMS(), schedule=Progress(0.01),
@@ -29,13 +38,12 @@ def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None
 
 # One sentence each: what it is, and where it was published. A search begins with the first ones that its space holds.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
-    "muon_linear": (LearnedOptimizer(
-        rule=NoRule(), schedule=Cosine(0.07), base=Muon(weight_decay=0.1), controller=Linear(),
-        tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
-                                       "agreement", "gradient_trend", "size", "rank", "loss", "log_loss", "progress",
-                                       "settings")),
-        controls=Controls(tunes_base=True, accumulates=True, over_run=True, gain=30.0)),
+    "muon_linear": (
+        _muon_linear(Muon(weight_decay=0.1), own_start=False),
         "Muon whose rates and decays follow what is seen of each tensor, linearly: a good place to start"),
+    "muon_spectral": (
+        _muon_linear(Muon(weight_decay=0.1, adjust_lr="spectral"), own_start=True),
+        "muon_linear that starts each tensor at a rate of its own and whose steps suit any width: for mixed tasks"),
     "muon_gru": (LearnedOptimizer(
         features=Features(groups=("compact",)), rule=MLP(hidden_size=8), head=OutputRMS(), schedule=Cosine(0.05),
         base=Muon(weight_decay=0.1), mixing=Trust(), controller=controllers.GRU(hidden_size=24),

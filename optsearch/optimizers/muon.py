@@ -1,6 +1,8 @@
 """Muon: momentum whose singular values are all made about 1, matrix by matrix."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any, ClassVar
 
 import torch
@@ -18,15 +20,31 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NORM_FLOOR = 1e-7
 # The root mean square of AdamW's steps (Liu et al. 2025, arxiv.org/abs/2502.16982).
 ADAMW_SIZE = 0.2
+# Rows and columns of the square matrix whose step is the same either way, so that one range of rates serves both.
+REFERENCE_SIZE = 64
+
+
+def _as_adamw(rows: int, columns: int) -> float:
+    return ADAMW_SIZE * sqrt(max(rows, columns))
+
+
+def _spectral(rows: int, columns: int) -> float:
+    return ADAMW_SIZE * sqrt(REFERENCE_SIZE * rows / columns)
+
+
+# The largest singular value of a matrix's step, from its shape.
+SIZES: dict[str, Callable[[int, int], float]] = {"match_rms_adamw": _as_adamw, "spectral": _spectral}
 
 
 @dataclass(frozen=True)
 class Muon(AdamW):
     """Orthogonalised Nesterov momentum for tensors of two and more dimensions, AdamW for all others.
 
-    Jordan et al. 2024, kellerjordan.github.io/posts/muon. Matrices' steps are as large as AdamW's, so that one learning
-    rate serves both (Liu et al. 2025, arxiv.org/abs/2502.16982): `match_rms_adamw` of `torch.optim.Muon`. Tensors of
-    more dimensions are seen as their first against all others. `momentum` and `num_iterations` (Newton-Schulz, in the
+    Jordan et al. 2024, kellerjordan.github.io/posts/muon. With `adjust_lr` `match_rms_adamw`, matrices' steps are as
+    large as AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), as in `torch.optim.Muon`; with `spectral` what they
+    change in a layer's outputs is as large for any width, so that the best rate of a small model is that of a large one
+    (Yang et al. 2023, arxiv.org/abs/2310.17813). Tensors of more dimensions are seen as their first against all
+    others. `momentum` and `num_iterations` (Newton-Schulz, in the
     precision of the gradient) are the matrices', `beta1`, `beta2` and `eps` the others', `weight_decay` is everyone's.
     Second moments are kept of matrices too, though only controllers look at these.
     """
@@ -35,12 +53,15 @@ class Muon(AdamW):
     weight_decay: float = 0.1
     momentum: float = 0.95
     num_iterations: int = 5
+    adjust_lr: str = "match_rms_adamw"
     knobs: ClassVar[tuple[str, ...]] = ("momentum", "beta1", "beta2", "eps")
 
     def __post_init__(self) -> None:
         require("base.muon", all(0 <= decay < 1 for decay in (self.momentum, self.beta1, self.beta2)),
                 f"momentum, beta1 and beta2 must be in [0, 1), not {self.momentum}, {self.beta1} and {self.beta2}.")
         require("base.muon", self.num_iterations > 0, f"num_iterations must be at least 1, not {self.num_iterations}.")
+        require("base.muon", self.adjust_lr in SIZES,
+                f"there is no adjust_lr `{self.adjust_lr}`. Known: {', '.join(SIZES)}.")
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
         layout = moment.layout
@@ -53,7 +74,7 @@ class Muon(AdamW):
                 momentum = self.momentum if momenta is None else momenta[..., segment.tensors, :]
                 ahead = torch.lerp(gradient, first, momentum)
                 matrices = orthogonal(ahead.unflatten(-1, segment.matrix), self.num_iterations)
-                scaled = ADAMW_SIZE * max(segment.matrix)**0.5 * matrices.flatten(-2)
+                scaled = SIZES[self.adjust_lr](*segment.matrix) * matrices.flatten(-2)
                 parts[index] = scaled.add(params, alpha=self.weight_decay).flatten(-2)
         return joined(parts), after
 

@@ -28,7 +28,8 @@ class Controls:
     `context_size` numbers go to the rule, as inputs or, where it is `film`, as a scale and a shift of its first layer
     (Perez et al. 2018, arxiv.org/abs/1709.07871). `tunes_base` lets it turn the knobs of the base, decays above all.
     `gain` is how strongly an output of 1 moves a logarithm; where it `accumulates`, outputs move settings on from where
-    they are, as in NNAdam: by that much a step or, where that is to be the same for runs of any length, `over_run`.
+    they are, as in NNAdam: by that much a step or, where that is to be the same for runs of any length, `over_run`. They
+    start where all tensors' do or, with `own_start`, from what is seen of each at its first step.
     """
 
     context_size: int = 0
@@ -36,6 +37,7 @@ class Controls:
     tunes_base: bool = False
     accumulates: bool = False
     over_run: bool = False
+    own_start: bool = False
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -112,6 +114,8 @@ class Steering:
         controls = {name: torch.zeros_like(leaf) for name, leaf in readout.items()}
         if self.controls.accumulates:
             controls["start"] = torch.zeros(self.num_settings)
+            if self.controls.own_start:
+                controls["own_start"] = torch.zeros(self.num_settings, self.width)
         return (prefixed("memory", self.memory.init_weights(generator, self.tensors.num_inputs(self.kept)))
                 | prefixed("controller", self.controller.init_weights(generator, self.num_inputs))
                 | prefixed("controls", controls))
@@ -144,7 +148,10 @@ class Steering:
         outputs = rules.linear(weights, "output", embedding)
         logs = self.controls.gain * outputs[..., :self.num_settings, :]
         if self.controls.accumulates:
-            start = self.controls.gain * weights["start"][..., None]
+            start = weights["start"][..., None]
+            if self.controls.own_start:
+                start = start + weights["own_start"] @ embedding
+            start = self.controls.gain * start
             if self.controls.over_run:
                 logs = logs / run_length(moment)[..., None]
             logs = logs + torch.where(moment.step[..., None] > 1, before, start)
