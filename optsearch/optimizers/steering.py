@@ -28,8 +28,8 @@ class Controls:
     `context_size` numbers go to the rule, as inputs or, where it is `film`, as a scale and a shift of its first layer
     (Perez et al. 2018, arxiv.org/abs/1709.07871). `tunes_base` lets it turn the knobs of the base, decays above all.
     `gain` is how strongly an output of 1 moves a logarithm; where it `accumulates`, outputs move settings on from where
-    they are, as in NNAdam: by that much a step or, where that is to be the same for runs of any length, `over_run`. They
-    start where all tensors' do or, with `own_start`, from what is seen of each at its first step.
+    they are, as in NNAdam: by that much a step or, where that is to be the same for runs of any length, `over_run`.
+    They start alike for all tensors or, with `own_start`, where what is seen of each at its first step puts them.
     """
 
     context_size: int = 0
