@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from optsearch.errors import DesignError
 from optsearch.optimizers import Muon
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Moment
@@ -48,7 +49,8 @@ def test_steps_are_those_of_torch_but_for_its_bfloat16():
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 @pytest.mark.parametrize(("adjust_lr", "size"), [
     ("match_rms_adamw", lambda rows, columns: 0.2 * max(rows, columns)**0.5),
-    ("spectral", lambda rows, columns: 1.6 * (rows / columns)**0.5)])
+    ("spectral", lambda rows, columns: 1.6 * (rows / columns)**0.5),
+    ("mup", lambda rows, columns: 0.2 * max(rows, columns)**0.5)])
 def test_all_singular_values_of_a_matrix_end_near_its_size(adjust_lr, size, batch):
     for found in steps(Muon(weight_decay=0.0, adjust_lr=adjust_lr), SHAPES, batch=batch):
         for name, shape in SHAPES.items():
@@ -66,13 +68,34 @@ def test_a_step_is_about_as_large_as_adamws_whatever_the_shape():
         torch.testing.assert_close(last["matrix"].square().mean().sqrt(), torch.tensor(0.2).double(), rtol=0.2, atol=0)
 
 
-def test_spectral_steps_change_outputs_as_much_at_any_width():
-    for num_inputs, num_outputs in ((16, 64), (512, 64), (64, 16), (64, 512)):
-        *_, last = steps(Muon(weight_decay=0.0, adjust_lr="spectral"), {"matrix": (num_outputs, num_inputs)})
-        *_, right = torch.linalg.svd(last["matrix"], full_matrices=False)
-        inputs = right[0] * num_inputs**0.5
-        change = (last["matrix"] @ inputs).square().mean().sqrt()
-        torch.testing.assert_close(change, torch.tensor(1.6).double(), rtol=0.35, atol=0)
+def change_of_outputs(adjust_lr, rows, columns):
+    """By one step, the root mean square over outputs and over such inputs of 1 as it sees."""
+    *_, last = steps(Muon(weight_decay=0.0, adjust_lr=adjust_lr), {"matrix": (rows, columns)})
+    seen = torch.linalg.svd(last["matrix"], full_matrices=False)[2]
+    return float((last["matrix"] @ seen.T * columns**0.5).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("adjust_lr", ["spectral", "mup"])
+@pytest.mark.parametrize(("base", "wide"), [((64, 16), (1024, 16)), ((64, 64), (512, 512)), ((10, 64), (10, 1024))])
+def test_a_wider_layers_step_changes_its_outputs_as_much(adjust_lr, base, wide):
+    # Singular values are only about 1: they come out in 0.68..1.21.
+    assert 0.68 / 1.21 < change_of_outputs(adjust_lr, *wide) / change_of_outputs(adjust_lr, *base) < 1.21 / 0.68
+
+
+def test_as_large_as_adamws_steps_change_more_the_more_inputs_there_are():
+    many, few = (change_of_outputs("match_rms_adamw", 10, columns) for columns in (1024, 64))
+    assert many > 8 * few
+
+
+def test_up_to_64_rows_and_columns_mup_is_as_adamws():
+    for shape in SHAPES.values():
+        one, other = (list(steps(Muon(adjust_lr=each), {"tensor": shape})) for each in ("mup", "match_rms_adamw"))
+        torch.testing.assert_close(one, other)
+
+
+def test_unknown_sizes_of_steps_are_refused():
+    with pytest.raises(DesignError, match="match_rms_adamw, spectral, mup"):
+        Muon(adjust_lr="original")
 
 
 def test_tensors_are_orthogonalised_each_by_itself():

@@ -61,19 +61,6 @@ def test_settings_that_accumulate_over_the_run_end_alike_whatever_its_length(len
     torch.testing.assert_close(by_step, torch.full_like(settings, GAIN * length))
 
 
-def test_each_tensor_starts_from_what_is_seen_of_it_and_stays_there():
-    optimizer = design(accumulates=True, own_start=True)
-    weights = set_to(optimizer)
-    weights["controls.start"][:] = 0.5
-    is_matrix = 1 + 2  # After the agreement, which is 0 at first, come ranks 0, 1 and 2.
-    weights["controls.own_start"][:, is_matrix] = 3.0
-    _, settings = run(optimizer, weights, 4)
-    torch.testing.assert_close(settings, GAIN * torch.tensor([3.5, 0.5]).expand_as(settings))
-    weights["controls.own_start"][:] = 0.0
-    _, alike = run(design(accumulates=True), weights, 4)
-    torch.testing.assert_close(run(optimizer, weights, 4)[1], alike)
-
-
 def test_a_linear_controller_sees_the_others_on_average_or_not_at_all():
     seen = torch.tensor([[1.0, 3.0], [2.0, 6.0]])
     assert Linear("none").update({}, seen, None, {})[0] is seen

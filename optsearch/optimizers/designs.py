@@ -19,13 +19,13 @@ from optsearch.optimizers.transformer import Transformer
 from optsearch.optimizers.watchful_mixings import Trust
 
 
-def _muon_linear(base: Muon, own_start: bool) -> LearnedOptimizer:
+def _muon_linear(base: Muon) -> LearnedOptimizer:
     return LearnedOptimizer(
         rule=NoRule(), schedule=Cosine(0.07), base=base, controller=Linear(),
         tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
                                        "agreement", "gradient_trend", "size", "rank", "loss", "log_loss", "progress",
                                        "settings")),
-        controls=Controls(tunes_base=True, accumulates=True, over_run=True, own_start=own_start, gain=30.0))
+        controls=Controls(tunes_base=True, accumulates=True, over_run=True, gain=30.0))
 
 
 def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None) -> LearnedOptimizer:
@@ -39,14 +39,14 @@ def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None
 # One sentence each: what it is, and where it was published. A search begins with the first ones that its space holds.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
     "muon_linear": (
-        _muon_linear(Muon(weight_decay=0.1), own_start=False),
+        _muon_linear(Muon(weight_decay=0.1, adjust_lr="mup")),
         "Muon whose rates and decays follow what is seen of each tensor, linearly: a good place to start"),
     "muon_spectral": (
-        _muon_linear(Muon(weight_decay=0.1, adjust_lr="spectral"), own_start=True),
-        "muon_linear that starts each tensor at a rate of its own and whose steps suit any width: for mixed tasks"),
+        _muon_linear(Muon(weight_decay=0.1, adjust_lr="spectral")),
+        "muon_linear with steps by the shape of a layer alone: for single outputs, factors and the like"),
     "muon_gru": (LearnedOptimizer(
         features=Features(groups=("compact",)), rule=MLP(hidden_size=8), head=OutputRMS(), schedule=Cosine(0.05),
-        base=Muon(weight_decay=0.1), mixing=Trust(), controller=controllers.GRU(hidden_size=24),
+        base=Muon(weight_decay=0.1, adjust_lr="mup"), mixing=Trust(), controller=controllers.GRU(hidden_size=24),
         tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
                                        "gradient_trend", "size", "rank", "loss", "progress", "settings")),
         controls=Controls(context_size=4, film=True, tunes_base=True)),

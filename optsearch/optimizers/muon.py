@@ -20,8 +20,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NORM_FLOOR = 1e-7
 # The root mean square of AdamW's steps (Liu et al. 2025, arxiv.org/abs/2502.16982).
 ADAMW_SIZE = 0.2
-# Rows and columns of the square matrix whose step is the same either way, so that one range of rates serves both.
-REFERENCE_SIZE = 64
+# Rows and columns up to which `mup` leaves steps as large as AdamW's; for `spectral`, of the square matrix for which
+# it does, so that one range of rates serves all.
+BASE_WIDTH = 64
 
 
 def _as_adamw(rows: int, columns: int) -> float:
@@ -29,24 +30,32 @@ def _as_adamw(rows: int, columns: int) -> float:
 
 
 def _spectral(rows: int, columns: int) -> float:
-    return ADAMW_SIZE * sqrt(REFERENCE_SIZE * rows / columns)
+    return ADAMW_SIZE * sqrt(BASE_WIDTH * rows / columns)
+
+
+def _mup(rows: int, columns: int) -> float:
+    base_rows, base_columns = min(rows, BASE_WIDTH), min(columns, BASE_WIDTH)
+    return _as_adamw(base_rows, base_columns) * sqrt(rows / base_rows / (columns / base_columns))
 
 
 # The largest singular value of a matrix's step, from its shape.
-SIZES: dict[str, Callable[[int, int], float]] = {"match_rms_adamw": _as_adamw, "spectral": _spectral}
+SIZES: dict[str, Callable[[int, int], float]] = {
+    "match_rms_adamw": _as_adamw, "spectral": _spectral, "mup": _mup}
 
 
 @dataclass(frozen=True)
 class Muon(AdamW):
     """Orthogonalised Nesterov momentum for tensors of two and more dimensions, AdamW for all others.
 
-    Jordan et al. 2024, kellerjordan.github.io/posts/muon. With `adjust_lr` `match_rms_adamw`, matrices' steps are as
-    large as AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), as in `torch.optim.Muon`; with `spectral` what they
-    change in a layer's outputs is as large for any width, so that the best rate of a small model is that of a large one
-    (Yang et al. 2023, arxiv.org/abs/2310.17813). Tensors of more dimensions are seen as their first against all
-    others. `momentum` and `num_iterations` (Newton-Schulz, in the
-    precision of the gradient) are the matrices', `beta1`, `beta2` and `eps` the others', `weight_decay` is everyone's.
-    Second moments are kept of matrices too, though only controllers look at these.
+    Jordan et al. 2024, kellerjordan.github.io/posts/muon. How large a matrix's step is, `adjust_lr` says:
+    `match_rms_adamw`: as large as AdamW's (Liu et al. 2025, arxiv.org/abs/2502.16982), as in `torch.optim.Muon`;
+    `spectral`: so large that what it changes in a layer's outputs is the same for any shape (Yang et al. 2023,
+    arxiv.org/abs/2310.17813); `mup`: the first up to 64 rows and columns, from there on as the second grows and falls,
+    so that the best rate of a small model is that of a large one (Yang et al. 2022, arxiv.org/abs/2203.03466).
+
+    Tensors of more dimensions are seen as their first against all others. `momentum` and `num_iterations`
+    (Newton-Schulz, in the precision of the gradient) are the matrices', `beta1`, `beta2` and `eps` the others',
+    `weight_decay` is everyone's. Second moments are kept of matrices, too, though only controllers look at these.
     """
 
     beta2: float = 0.95

@@ -29,7 +29,6 @@ class Controls:
     (Perez et al. 2018, arxiv.org/abs/1709.07871). `tunes_base` lets it turn the knobs of the base, decays above all.
     `gain` is how strongly an output of 1 moves a logarithm; where it `accumulates`, outputs move settings on from where
     they are, as in NNAdam: by that much a step or, where that is to be the same for runs of any length, `over_run`.
-    They start alike for all tensors or, with `own_start`, where what is seen of each at its first step puts them.
     """
 
     context_size: int = 0
@@ -37,7 +36,6 @@ class Controls:
     tunes_base: bool = False
     accumulates: bool = False
     over_run: bool = False
-    own_start: bool = False
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -114,8 +112,6 @@ class Steering:
         controls = {name: torch.zeros_like(leaf) for name, leaf in readout.items()}
         if self.controls.accumulates:
             controls["start"] = torch.zeros(self.num_settings)
-            if self.controls.own_start:
-                controls["own_start"] = torch.zeros(self.num_settings, self.width)
         return (prefixed("memory", self.memory.init_weights(generator, self.tensors.num_inputs(self.kept)))
                 | prefixed("controller", self.controller.init_weights(generator, self.num_inputs))
                 | prefixed("controls", controls))
@@ -148,10 +144,7 @@ class Steering:
         outputs = rules.linear(weights, "output", embedding)
         logs = self.controls.gain * outputs[..., :self.num_settings, :]
         if self.controls.accumulates:
-            start = weights["start"][..., None]
-            if self.controls.own_start:
-                start = start + weights["own_start"] @ embedding
-            start = self.controls.gain * start
+            start = self.controls.gain * weights["start"][..., None]
             if self.controls.over_run:
                 logs = logs / run_length(moment)[..., None]
             logs = logs + torch.where(moment.step[..., None] > 1, before, start)
