@@ -69,3 +69,40 @@ class Muon(Reference):
         ahead = (gradient + self.base.momentum * state["buffer"]).flatten(1)
         scale = 0.2 * max(ahead.shape)**0.5
         return scale * newton_schulz(ahead, self.base.num_iterations).view_as(gradient)
+
+
+class SOAP(Reference):
+    """With eigenvectors looked up afresh in the turned factors, one power iteration at a time, as Vyas et al. do."""
+
+    def direction(self, gradient, state):
+        base, shape = self.base, gradient.shape
+        matrix = gradient.flatten(1) if gradient.dim() > 1 else gradient.reshape(-1, 1)
+        turns = gradient.dim() > 1 or base.precondition_1d
+        state.setdefault("bases", [torch.eye(size).double() for size in matrix.shape])
+        state.setdefault("factors", [torch.zeros(size, size).double() for size in matrix.shape])
+        for index, outer in enumerate((matrix @ matrix.T, matrix.T @ matrix)):
+            state["factors"][index] = base.shampoo_beta * state["factors"][index] + (1 - base.shampoo_beta) * outer
+            if turns and len(outer) > 1:
+                factor = state["factors"][index]
+                shifted = factor + 1e-3 * factor.trace() / len(outer) * torch.eye(len(outer)).double()
+                state["bases"][index] = gram_schmidt(shifted @ state["bases"][index])
+        left, right = state["bases"]
+        count = state["count"] = state.get("count", 0) + 1
+        state["first"] = base.beta1 * state.get("first", 0) + (1 - base.beta1) * matrix
+        square = (left.T @ matrix @ right)**2
+        if not all(torch.equal(basis, torch.eye(len(basis)).double()) for basis in state["bases"]):
+            square = square + 1e-6 * square.mean()
+        state["second"] = base.beta2 * state.get("second", 0) + (1 - base.beta2) * square
+        first, second = state["first"] / (1 - base.beta1**count), state["second"] / (1 - base.beta2**count)
+        step = left @ (left.T @ first @ right / (second.sqrt() + base.eps)) @ right.T
+        return step.reshape(shape)
+
+
+def gram_schmidt(matrix):
+    columns = []
+    for candidate in matrix.T:
+        rest = candidate
+        for column in 2 * columns:
+            rest = rest - (column @ rest) * column
+        columns.append(rest / rest.norm())
+    return torch.stack(columns, 1)

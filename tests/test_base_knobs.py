@@ -31,7 +31,7 @@ def moment(step, gradient, in_place=False):
 def directions(base, offsets=None, num_steps=8, in_place=False):
     """Of the first steps, `[steps, n]`."""
     knobs = None if offsets is None else Knobs(LAYOUT, offsets)
-    state, found = base.init(torch.zeros(10).double(), 0 if offsets is None else 2), []
+    state, found = base.init(LAYOUT, torch.zeros(10).double(), 0 if offsets is None else 2), []
     for step in range(1, num_steps + 1):
         # So small that eps matters.
         direction, state = base.direction(moment(step, 1e-5 * normal(step), in_place), state, knobs)
@@ -83,7 +83,7 @@ def test_first_and_second_slopes_are_finite_where_a_gradient_is_zero(base, is_tu
     leaves = [gradient.requires_grad_() for gradient in gradients]
     offsets = {knob: torch.zeros(2, requires_grad=True) for knob in base.knobs} if is_tuned else {}
     leaves += offsets.values()
-    state, total = base.init(torch.zeros(10), 2 if offsets else 0), torch.zeros(())
+    state, total = base.init(LAYOUT, torch.zeros(10), 2 if offsets else 0), torch.zeros(())
     for step, gradient in enumerate(gradients, 1):
         direction, state = base.direction(moment(step, gradient), state, Knobs(LAYOUT, offsets) if offsets else None)
         total = total + (direction * normal(("weights", step), torch.float32)).sum()
@@ -97,7 +97,7 @@ def test_first_and_second_slopes_are_finite_where_a_gradient_is_zero(base, is_tu
 
 @every_base
 def test_averages_are_one_momentum_and_one_second_moment_at_most(base):
-    state = base.init(torch.zeros(2, 10))
+    state = base.init(LAYOUT, torch.zeros(2, 10))
     averages = base.averages(state)
     assert averages.keys() <= {"momentum", "second_moment"}
     assert all(leaf.shape == (2, 1, 10) for leaf in averages.values())

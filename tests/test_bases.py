@@ -18,6 +18,7 @@ from optsearch.optimizers import (
     RULES,
     SCHEDULES,
     SGDM,
+    SOAP,
     AdamW,
     AggMo,
     Constant,
@@ -47,7 +48,8 @@ BASES = {
     "lion": Lion(), "lion, other values": Lion(beta1=0.5, beta2=0.7, weight_decay=0.1), "rmsprop": RMSprop(),
     "rmsprop, other values": RMSprop(alpha=0.9, momentum=0.0, eps=1e-3, weight_decay=0.1), "aggmo": AggMo(),
     "aggmo, other values": AggMo(betas=(0.5, 0.9), beta2=0.9, eps=1e-3, weight_decay=0.1), "muon": Muon(),
-    "muon, other values": Muon(beta1=0.8, beta2=0.99, eps=1e-4, weight_decay=0.0, momentum=0.5, num_iterations=2)}
+    "muon, other values": Muon(beta1=0.8, beta2=0.99, eps=1e-4, weight_decay=0.0, momentum=0.5, num_iterations=2),
+    "soap": SOAP(), "soap, other values": SOAP(0.8, 0.9, 1e-4, 0.2, shampoo_beta=0.7, precondition_1d=True)}
 # What carries a base through the first steps: every rule, head, mixing and schedule.
 CARRIERS = [LearnedOptimizer(Features(groups=("compact",)), kind()) for name, kind in RULES.items() if name != "none"]
 CARRIERS += [LearnedOptimizer(head=kind()) for kind in HEADS.values()]
@@ -73,7 +75,8 @@ REFERENCES = {
                                                           base.momentum),
     Lion: lambda base, params, lr: reference_optimizers.Lion(params, lr, base),
     AggMo: lambda base, params, lr: reference_optimizers.AggMo(params, lr, base),
-    Muon: lambda base, params, lr: reference_optimizers.Muon(params, lr, base)}
+    Muon: lambda base, params, lr: reference_optimizers.Muon(params, lr, base),
+    SOAP: lambda base, params, lr: reference_optimizers.SOAP(params, lr, base)}
 
 
 def rosenbrock(params):

@@ -38,7 +38,8 @@ def observe(index, shapes=SHAPES, batch=()):
 
 def base_steps(num_steps):
     """What the base alone does on the same observations."""
-    state, layout = BASE.init(torch.zeros(Layout.of(observe(0).params).num_parameters)), Layout.of(observe(0).params)
+    layout = Layout.of(observe(0).params)
+    state = BASE.init(layout, torch.zeros(layout.num_parameters))
     for index in range(num_steps):
         seen = observe(index)
         gradient, params = (Layout.flatten(tree, 0) for tree in (seen.gradients, seen.params))

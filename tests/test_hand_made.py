@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from math import cos, log, pi
+from types import SimpleNamespace
 
 import pytest
+import reference_optimizers
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
@@ -95,6 +97,20 @@ def muon_and_adamw(params: list[nn.Parameter], lr: float) -> list[Optimizer]:
             torch.optim.AdamW(params[2:], lr, betas=(0.9, 0.95), weight_decay=0.1)]
 
 
+class SOAP(Optimizer):
+    """Matrices and kernels turned, vectors as AdamW's."""
+
+    def __init__(self, params: list[nn.Parameter], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+        fields = SimpleNamespace(beta1=0.95, beta2=0.95, shampoo_beta=0.95, eps=1e-8, weight_decay=0.01,
+                                 precondition_1d=False)
+        self.reference = reference_optimizers.SOAP(params, lr, fields)
+
+    def step(self) -> None:
+        self.reference.lr = self.param_groups[0]["lr"]
+        self.reference.step()
+
+
 def alone(kind: Callable[..., Optimizer], params: list[nn.Parameter], lr: float) -> list[Optimizer]:
     return [kind(params, lr=lr)]
 
@@ -106,6 +122,7 @@ REFERENCES: dict[str, tuple[Callable[..., list[Optimizer]], Callable[[int], floa
     "sgdm_cosine": (partial(alone, partial(torch.optim.SGD, momentum=0.9)), cosine),
     "lion_cosine": (partial(alone, Lion), cosine),
     "muon_cosine": (muon_and_adamw, cosine),
+    "soap_cosine": (partial(alone, SOAP), cosine),
     "nadamw_cosine": (partial(alone, partial(torch.optim.NAdam, weight_decay=0.01, decoupled_weight_decay=True)),
                       cosine),
 }

@@ -22,7 +22,7 @@ def steps(base, shapes, num_steps=3, batch=()):
     """Directions by name, one tree a step, for random gradients and params that stay where they are."""
     params = {name: normal(*batch, *shape, purpose=name) for name, shape in shapes.items()}
     layout, vector = Layout.of(params, len(batch)), Layout.flatten(params, len(batch))
-    state, one = base.init(vector), torch.ones(*batch, 1).double()
+    state, one = base.init(layout, vector), torch.ones(*batch, 1).double()
     for step in range(num_steps):
         gradients = {name: normal(*batch, *shape, purpose=(name, step)) for name, shape in shapes.items()}
         direction, state = base.direction(

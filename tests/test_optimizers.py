@@ -104,6 +104,10 @@ def disturbed(weights, *purpose, batch=()):
     return {name: leaf + 0.05 * noise[name] for name, leaf in weights.items()}
 
 
+def doubled(tree):
+    return {name: leaf.double() for name, leaf in tree.items()}
+
+
 def start(design):
     return design.init_weights(generator(0, "weights"))
 
@@ -161,9 +165,12 @@ def test_an_update_changes_none_of_its_arguments(design):
 
 @every_design
 def test_a_batch_of_trainings_equals_its_trainings_one_by_one(design):
+    # In double precision: in single, SOAP's bases lie as rounding has it where there was hardly a gradient.
     batch = (2, 2)
-    weights = disturbed(start(design), "batch", batch=batch)
-    steps = [observe(index, batch) for index in range(2)]
+    weights = doubled(disturbed(start(design), "batch", batch=batch))
+    steps = [replace(step, gradients=doubled(step.gradients), params=doubled(step.params),
+                     progress=step.progress.double(), loss=step.loss.double())
+             for step in (observe(index, batch) for index in range(2))]
     state = design.init(steps[0].params, batch_dims=2)
     together = []
     for step in steps:
@@ -219,8 +226,7 @@ def test_a_fresh_controller_changes_nothing_and_a_trained_one_tells_tensors_apar
 
 @every_design
 def test_two_steps_are_differentiable_in_the_weights(design):
-    steps = [Observation({name: leaf.double() for name, leaf in observe(index).gradients.items()},
-                         {name: leaf.double() for name, leaf in observe(index).params.items()},
+    steps = [Observation(doubled(observe(index).gradients), doubled(observe(index).params),
                          loss=torch.tensor([1.5 - index]).double()) for index in range(2)]
 
     def summed(weights):
@@ -230,7 +236,7 @@ def test_two_steps_are_differentiable_in_the_weights(design):
             total = total + sum((leaf * step.gradients[name]).sum() for name, leaf in updates.items())
         return total
 
-    weights = {name: leaf.double() for name, leaf in disturbed(start(design), "differentiable").items()}
+    weights = doubled(disturbed(start(design), "differentiable"))
     direction = {name: torch.randn(leaf.shape, generator=generator(1, name)).double() for name, leaf in weights.items()}
     gradients = grad(summed)(weights)
     slope = sum((gradients[name] * direction[name]).sum() for name in weights)

@@ -15,6 +15,7 @@ from optsearch.optimizers.knobs import Knobs
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Moment, Observation
 from optsearch.optimizers.muon import Muon
+from optsearch.optimizers.soap import SOAP
 from optsearch.trees import Tree, prefixed, within
 
 WARMUP_RATIO = 0.05
@@ -48,7 +49,7 @@ class Scheduled:
 
     def init(self, params: Tree, batch_dims: int = 0) -> Tree:
         like = Layout.flatten(params, batch_dims)
-        return {"step": _zeros(like)} | prefixed("base", self.base.init(like))
+        return {"step": _zeros(like)} | prefixed("base", self.base.init(Layout.of(params, batch_dims), like))
 
     def update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
         moment = _moment(observation, state)
@@ -64,8 +65,8 @@ class NAdamW(AdamW):
     momentum_decay: float = 0.004
     knobs: ClassVar[tuple[str, ...]] = ()
 
-    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
-        return super().init(like) | {"product": 1 + _zeros(like)}
+    def init(self, layout: Layout, like: Tensor, num_tuned: int = 0) -> Tree:
+        return super().init(layout, like) | {"product": 1 + _zeros(like)}
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
         momentum, following = self._momentum(moment.step), self._momentum(moment.step + 1)
@@ -174,6 +175,10 @@ OPPONENTS: dict[str, HandMade] = {
         "Muon, cosine", Scheduled(Muon()), LEARNING_RATES,
         "Muon for matrices and kernels, AdamW for the rest, under warm-up and cosine decay.",
         "Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arxiv.org/abs/2502.16982"),
+    "soap_cosine": HandMade(
+        "SOAP, cosine", Scheduled(SOAP()), LEARNING_RATES,
+        "AdamW in the eigenbases of each matrix's gradients, under warm-up and cosine decay.",
+        "Vyas et al. 2024, arxiv.org/abs/2409.11321"),
     "nadamw_cosine": HandMade(
         "NAdamW, cosine", Scheduled(NAdamW()), LEARNING_RATES,
         "Adam with Nesterov momentum and weight decay 0.01 under warm-up and cosine decay.",

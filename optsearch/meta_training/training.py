@@ -90,7 +90,8 @@ class _Run:
         groups = tuple(self.plan.chosen_estimator.start(self._problem(steps, 0), len(weights),
                                                         generator(self.plan.seed, "start", index))
                        for index, steps in enumerate(self.plain))
-        return Snapshot(weights, self._optimizer.init(weights), groups, self.distribution.start(), 0, 0.0)
+        moments = self._optimizer.init(Layout.of({"weights": weights}), weights)
+        return Snapshot(weights, moments, groups, self.distribution.start(), 0, 0.0)
 
     @torch.no_grad()
     def meta_step(self, steps: Sequence[Steps], now: Snapshot, gathered: Gathered) -> Snapshot:

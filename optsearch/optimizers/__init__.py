@@ -18,6 +18,7 @@ from optsearch.optimizers.muon import Muon
 from optsearch.optimizers.optimizer import CONTRACT, PARTS, LearnedOptimizer
 from optsearch.optimizers.rules import GRU, LSTM, MLP, RULES, NoRule
 from optsearch.optimizers.schedules import SCHEDULES, Constant, Cosine, Progress
+from optsearch.optimizers.soap import SOAP
 from optsearch.optimizers.steering import Controls
 from optsearch.optimizers.tensors import TensorFeatures
 from optsearch.optimizers.transformer import Transformer
@@ -25,9 +26,9 @@ from optsearch.optimizers.watchful_mixings import Adaptive, Trust
 
 __all__ = [
     "BASES", "CONTRACT", "CONTROLLERS", "DESIGNS", "FEATURE_GROUPS", "GNN", "GROUP_SETS", "GRU", "HEADS", "LSTM",
-    "MEMORIES", "MIXINGS", "MLP", "PARTS", "RULES", "SCHEDULES", "SGDM", "AdamW", "Adaptive", "AggMo", "Constant",
-    "Controls", "Cosine", "Costs", "ExpMagnitude", "Features", "Fixed", "Gated", "History", "KeyValueMemory",
-    "LearnedOptimizer", "Linear", "Lion", "ModelGraph", "Muon", "NoController", "NoMemory", "NoMixing", "NoRule",
-    "Observation", "OutputRMS", "ParameterRMS", "Progress", "RMSprop", "Raw", "Residual", "Structure", "TensorFeatures",
-    "Transformer", "Trust", "named_design", "num_weights",
+    "MEMORIES", "MIXINGS", "MLP", "PARTS", "RULES", "SCHEDULES", "SGDM", "SOAP", "AdamW", "Adaptive", "AggMo",
+    "Constant", "Controls", "Cosine", "Costs", "ExpMagnitude", "Features", "Fixed", "Gated", "History",
+    "KeyValueMemory", "LearnedOptimizer", "Linear", "Lion", "ModelGraph", "Muon", "NoController", "NoMemory",
+    "NoMixing", "NoRule", "Observation", "OutputRMS", "ParameterRMS", "Progress", "RMSprop", "Raw", "Residual",
+    "Structure", "TensorFeatures", "Transformer", "Trust", "named_design", "num_weights",
 ]

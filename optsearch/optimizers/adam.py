@@ -1,5 +1,6 @@
 """Adam with decoupled weight decay, and its relative without bias correction."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from optsearch.optimizers.accumulators import ROOT_FLOOR, averaged, decay
 from optsearch.optimizers.knobs import Knobs
+from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
@@ -27,14 +29,20 @@ class AdamW:
         require("base.adamw", 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
                 f"beta1 and beta2 must be in [0, 1), not {self.beta1} and {self.beta2}.")
 
-    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+    def init(self, layout: Layout, like: Tensor, num_tuned: int = 0) -> Tree:
         state = {"first": like.new_zeros(like.shape), "second": like.new_zeros(like.shape)}
         if num_tuned:
             state |= {name: like.new_zeros(*like.shape[:-1], 1, num_tuned) for name in ("first_sum", "second_sum")}
         return state
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
-        squared, in_place = moment.gradient.square(), moment.in_place
+        after, scaled = self._averaged(moment, moment.gradient.square(), state, knobs)
+        return self._decayed(scaled(after["first"]), moment), after
+
+    def _averaged(self, moment: Moment, squared: Tensor, state: Tree,
+                  knobs: Knobs | None) -> tuple[Tree, Callable[[Tensor], Tensor]]:
+        """The next averages, and what makes a direction of a momentum, both without bias."""
+        in_place = moment.in_place
         beta1, beta2 = self._decays(moment, knobs)
         first, second = (torch.lerp(values, state[name], beta, out=state[name] if in_place else None)
                          for name, values, beta in (("first", moment.gradient, beta1), ("second", squared, beta2)))
@@ -48,13 +56,17 @@ class AdamW:
             corrections = (moment.layout.spread(after["first_sum"][..., 0, :]),
                            moment.layout.spread(after["second_sum"][..., 0, :]))
             eps = knobs.scaled("eps", self.eps)
-        root = (second / corrections[1]).clamp_min_(ROOT_FLOOR).sqrt_()
-        root = root.add_(eps) if in_place else root + eps
-        direction = first / corrections[0]
-        direction = direction.div_(root) if in_place else direction / root
-        if self.weight_decay:
-            direction = direction.add_(moment.params, alpha=self.weight_decay)
-        return direction, after
+
+        def scaled(momentum: Tensor) -> Tensor:
+            root = (second / corrections[1]).clamp_min_(ROOT_FLOOR).sqrt_()
+            root = root.add_(eps) if in_place else root + eps
+            direction = momentum / corrections[0]
+            return direction.div_(root) if in_place else direction / root
+
+        return after, scaled
+
+    def _decayed(self, direction: Tensor, moment: Moment) -> Tensor:
+        return direction.add_(moment.params, alpha=self.weight_decay) if self.weight_decay else direction
 
     def _decays(self, moment: Moment, knobs: Knobs | None) -> tuple[Any, Any]:
         """Numbers, or tensors where they are turned."""
@@ -84,7 +96,7 @@ class AggMo:
                 f"betas must be one or more in [0, 1) and beta2 in [0, 1), not {self.betas} and {self.beta2}.")
         require("base.aggmo", self.eps > 0, f"eps must be above 0, not {self.eps}.")
 
-    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+    def init(self, layout: Layout, like: Tensor, num_tuned: int = 0) -> Tree:
         *batch, num_parameters = like.shape
         return {"momenta": like.new_zeros(*batch, len(self.betas), num_parameters),
                 "second": like.new_zeros(like.shape)}

@@ -9,9 +9,11 @@ from torch import Tensor
 from optsearch.optimizers.accumulators import ROOT_FLOOR
 from optsearch.optimizers.adam import AdamW, AggMo
 from optsearch.optimizers.knobs import Knobs
+from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.muon import Muon
 from optsearch.optimizers.part import require
+from optsearch.optimizers.soap import SOAP
 from optsearch.trees import Tree
 
 
@@ -22,8 +24,8 @@ class Base(Protocol):
     def knobs(self) -> tuple[str, ...]:
         """The names of what a controller may change."""
 
-    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
-        """State for parameters `like` `[*batch, n]`; `num_tuned` tensors have their knobs turned."""
+    def init(self, layout: Layout, like: Tensor, num_tuned: int = 0) -> Tree:
+        """State for parameters `like` `[*batch, n]` of this layout; `num_tuned` tensors have their knobs turned."""
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
         """Uphill direction `[..., n]` and the next state."""
@@ -43,7 +45,7 @@ class SGDM:
     def __post_init__(self) -> None:
         require("base.sgdm", 0 <= self.momentum < 1, f"momentum must be in [0, 1), not {self.momentum}.")
 
-    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+    def init(self, layout: Layout, like: Tensor, num_tuned: int = 0) -> Tree:
         return {"momentum": like.new_zeros(like.shape)}
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
@@ -74,7 +76,7 @@ class Lion:
         require("base.lion", 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
                 f"beta1 and beta2 must be in [0, 1), not {self.beta1} and {self.beta2}.")
 
-    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+    def init(self, layout: Layout, like: Tensor, num_tuned: int = 0) -> Tree:
         return {"momentum": like.new_zeros(like.shape)}
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
@@ -105,7 +107,7 @@ class RMSprop:
         require("base.rmsprop", 0 <= self.alpha < 1 and 0 <= self.momentum < 1,
                 f"alpha and momentum must be in [0, 1), not {self.alpha} and {self.momentum}.")
 
-    def init(self, like: Tensor, num_tuned: int = 0) -> Tree:
+    def init(self, layout: Layout, like: Tensor, num_tuned: int = 0) -> Tree:
         return {"second": like.new_zeros(like.shape), "steps": like.new_zeros(like.shape)}
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
@@ -126,4 +128,5 @@ class RMSprop:
 
 
 BASES: dict[str, type[Base]] = {
-    "adamw": AdamW, "sgdm": SGDM, "lion": Lion, "rmsprop": RMSprop, "aggmo": AggMo, "muon": Muon}
+    "adamw": AdamW, "sgdm": SGDM, "lion": Lion, "rmsprop": RMSprop, "aggmo": AggMo, "muon": Muon,
+    "soap": SOAP}

@@ -3,6 +3,7 @@
 from optsearch.errors import DesignError
 from optsearch.optimizers import controllers
 from optsearch.optimizers.adam import AdamW, AggMo
+from optsearch.optimizers.bases import Base
 from optsearch.optimizers.controllers import Controller, History, Linear, NoController
 from optsearch.optimizers.features import Features
 from optsearch.optimizers.gnn import GNN
@@ -13,13 +14,14 @@ from optsearch.optimizers.muon import Muon
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.rules import LSTM, MLP, NoRule
 from optsearch.optimizers.schedules import Constant, Cosine, Progress
+from optsearch.optimizers.soap import SOAP
 from optsearch.optimizers.steering import Controls
 from optsearch.optimizers.tensors import TensorFeatures
 from optsearch.optimizers.transformer import Transformer
 from optsearch.optimizers.watchful_mixings import Trust
 
 
-def _muon_linear(base: Muon) -> LearnedOptimizer:
+def _linear(base: Base) -> LearnedOptimizer:
     return LearnedOptimizer(
         rule=NoRule(), schedule=Cosine(0.07), base=base, controller=Linear(),
         tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
@@ -38,11 +40,14 @@ def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None
 
 # One sentence each: what it is, and where it was published. A search begins with the first ones that its space holds.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
+    "soap_linear": (
+        _linear(SOAP(weight_decay=0.1, beta2=0.98, shampoo_beta=0.98, precondition_1d=True, adjust_lr="mup")),
+        "SOAP whose rates and decays follow what is seen of each tensor, linearly: a good place to start"),
     "muon_linear": (
-        _muon_linear(Muon(weight_decay=0.1, adjust_lr="mup")),
-        "Muon whose rates and decays follow what is seen of each tensor, linearly: a good place to start"),
+        _linear(Muon(weight_decay=0.1, adjust_lr="mup")),
+        "soap_linear on Muon: cheaper steps, and more of them"),
     "muon_spectral": (
-        _muon_linear(Muon(weight_decay=0.1, adjust_lr="spectral")),
+        _linear(Muon(weight_decay=0.1, adjust_lr="spectral")),
         "muon_linear with steps by the shape of a layer alone: for single outputs, factors and the like"),
     "muon_gru": (LearnedOptimizer(
         features=Features(groups=("compact",)), rule=MLP(hidden_size=8), head=OutputRMS(), schedule=Cosine(0.05),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optsearch.optimizers.adam import AdamW
 from optsearch.optimizers.knobs import Knobs
-from optsearch.optimizers.layout import joined
+from optsearch.optimizers.layout import Segment, joined
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
@@ -41,6 +41,11 @@ def _mup(rows: int, columns: int) -> float:
 # The largest singular value of a matrix's step, from its shape.
 SIZES: dict[str, Callable[[int, int], float]] = {
     "match_rms_adamw": _as_adamw, "spectral": _spectral, "mup": _mup}
+
+
+def size_of_step(adjust_lr: str, segment: Segment) -> float:
+    """How many times as large as AdamW's the steps of a segment's matrices are."""
+    return SIZES[adjust_lr](*segment.matrix) / _as_adamw(*segment.matrix)
 
 
 @dataclass(frozen=True)

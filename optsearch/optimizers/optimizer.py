@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # Raised whenever the same weights would see other features or mean another step.
 CONTRACT = 2
 GRADIENT_CLIP = 1000.0
+ONE_NUMBER = Layout((("number", (1,)),))
 # What is kept of a rule's outputs, beside the names of its state.
 LEARNED, GATE = "learned", "gate"
 # Where a schedule is held when nobody knows how long the run will be: past any warm-up, before any decay.
@@ -91,7 +92,7 @@ class LearnedOptimizer:
     @cached_property
     def steering(self) -> Steering:
         """The way from what is known of each tensor to what is set for it."""
-        kept = self.base.averages(self.base.init(torch.zeros(1))) if self.base is not None else {}
+        kept = self.base.averages(self.base.init(ONE_NUMBER, torch.zeros(1))) if self.base is not None else {}
         num_momenta, num_second = ((len(self.features.momentum_decays), 1) if self.has_rule
                                    else (int("momentum" in kept), int("second_moment" in kept)))
         return Steering(self.tensors, self.memory, self.controller, self.controls,
@@ -129,7 +130,7 @@ class LearnedOptimizer:
                 | prefixed("features", self.features.init(layout, like) if self.has_rule else {})
                 | prefixed("rule", self.rule.init(like)) | self.steering.init(like, layout.num_tensors)
                 | prefixed("mixing", self.mixing.init(like, layout.num_tensors) if self.has_rule else {})
-                | (prefixed("base", self.base.init(like, num_tuned)) if self.base is not None else {}))
+                | (prefixed("base", self.base.init(layout, like, num_tuned)) if self.base is not None else {}))
 
     def update(self, weights: Tree, observation: Observation, state: Tree, *,
                in_place: bool = False) -> tuple[Tree, Tree]:
