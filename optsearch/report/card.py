@@ -70,7 +70,7 @@ def _learned_on(artifact: Artifact) -> Iterator[str]:
     while source and source.get("tasks"):
         minutes = max(1, round(source.get("seconds", 0) / 60))
         took = f" in {minutes:,} minute{'s' * (minutes > 1)} of one core" if "seconds" in source else ""
-        best = f"; the best of {source['num_trials']} trials" if source.get("num_trials") else ""
+        best = f"; the best of {source['num_trials']} trials" if (source.get("num_trials") or 0) > 1 else ""
         settings = source.get("meta_training", {})
         yield (f"Meta-trained for {source['inner_steps']:,} inner steps{took}, of runs of up to "
                f"{settings.get('horizon', source.get('horizon'))} steps, on {', '.join(source['tasks'])}{best}.")

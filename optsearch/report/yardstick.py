@@ -82,9 +82,10 @@ def _facts(headline: Headline) -> Iterator[str]:
     if source.get("families"):
         weights = source.get("weights") or [1.0] * len(source["tasks"])
         learned_on = ", ".join(f"{name} ({weight:.3g})" for name, weight in zip(source["tasks"], weights, strict=True))
+        is_chosen = (source.get("num_trials") or 0) > 1
         yield (f"\nMeta-trained for {source['inner_steps']:,} inner steps on {learned_on}; selected on "
                f"{', '.join(source['families']['validation']) or 'other rows and seeds of the same tasks'}"
-               f"{', the best of ' + str(source['num_trials']) + ' trials' if source.get('num_trials') else ''}.")
+               f"{', the best of ' + str(source['num_trials']) + ' trials' if is_chosen else ''}.")
     yield (f"\nOf these families, {len(seen)} were seen in meta-training or selection"
            f"{': ' + ', '.join(sorted(seen)) if seen else ''}. Made in {headline.seconds:,.0f} s by")
 
