@@ -82,7 +82,7 @@ class SOAP(Reference):
         state.setdefault("factors", [torch.zeros(size, size).double() for size in matrix.shape])
         for index, outer in enumerate((matrix @ matrix.T, matrix.T @ matrix)):
             state["factors"][index] = base.shampoo_beta * state["factors"][index] + (1 - base.shampoo_beta) * outer
-            if turns and len(outer) > 1:
+            if turns and len(outer) > 1 and state.get("count", 0) % base.precondition_frequency == 0:
                 factor = state["factors"][index]
                 shifted = factor + 1e-3 * factor.trace() / len(outer) * torch.eye(len(outer)).double()
                 state["bases"][index] = gram_schmidt(shifted @ state["bases"][index])

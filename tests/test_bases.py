@@ -49,7 +49,8 @@ BASES = {
     "rmsprop, other values": RMSprop(alpha=0.9, momentum=0.0, eps=1e-3, weight_decay=0.1), "aggmo": AggMo(),
     "aggmo, other values": AggMo(betas=(0.5, 0.9), beta2=0.9, eps=1e-3, weight_decay=0.1), "muon": Muon(),
     "muon, other values": Muon(beta1=0.8, beta2=0.99, eps=1e-4, weight_decay=0.0, momentum=0.5, num_iterations=2),
-    "soap": SOAP(), "soap, other values": SOAP(0.8, 0.9, 1e-4, 0.2, shampoo_beta=0.7, precondition_1d=True)}
+    "soap": SOAP(),
+    "soap, other values": SOAP(0.8, 0.9, 1e-4, 0.2, shampoo_beta=0.7, precondition_1d=True, precondition_frequency=2)}
 # What carries a base through the first steps: every rule, head, mixing and schedule.
 CARRIERS = [LearnedOptimizer(Features(groups=("compact",)), kind()) for name, kind in RULES.items() if name != "none"]
 CARRIERS += [LearnedOptimizer(head=kind()) for kind in HEADS.values()]

@@ -103,7 +103,7 @@ class SOAP(Optimizer):
     def __init__(self, params: list[nn.Parameter], lr: float) -> None:
         super().__init__(params, {"lr": lr})
         fields = SimpleNamespace(beta1=0.95, beta2=0.95, shampoo_beta=0.95, eps=1e-8, weight_decay=0.01,
-                                 precondition_1d=False)
+                                 precondition_1d=False, precondition_frequency=5)
         self.reference = reference_optimizers.SOAP(params, lr, fields)
 
     def step(self) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from optsearch.compiling import compiled
 from optsearch.errors import DesignError
 from optsearch.optimizers import SOAP, AdamW
 from optsearch.optimizers.layout import Layout
@@ -100,6 +101,45 @@ def test_bases_stay_where_there_was_never_a_gradient():
     torch.testing.assert_close(other["bases"], state["bases"], rtol=0, atol=1e-7)
 
 
+def test_bases_turn_when_their_own_training_is_due():
+    gradients = random_gradients(num_steps=6, batch=(2,))
+    first, second = ([{name: leaf[row] for name, leaf in tree.items()} for tree in gradients] for row in range(2))
+    base, layout = SOAP(precondition_frequency=3), Layout.of(first[0])
+    _, early = run(base, second[:2])
+    states = [run(base, first[:1])[1], early]
+    together = {name: torch.stack([state[name] for state in states]) for name in early}
+    steps = torch.tensor([[1.0], [2.0]]).double()
+    params = torch.zeros(2, layout.num_parameters).double()
+    for offset in range(4):
+        seen = torch.stack([Layout.flatten(tree, 0) for tree in (first[1 + offset], second[2 + offset])])
+        steps = steps + 1
+        before = together["bases"]
+        _, together = base.direction(Moment(layout, seen, params, steps, steps), together)
+        moved = (together["bases"] != before).any(-1)
+        assert moved.tolist() == [bool((step - 1) % 3 == 0) for step in steps[:, 0].tolist()]
+        for row, state in enumerate(states):
+            one = Moment(layout, seen[row], params[row], steps[row], steps[row])
+            _, states[row] = base.direction(one, state)
+            torch.testing.assert_close(together["bases"][row], states[row]["bases"])
+
+
+def test_compiled_steps_turn_the_bases_too():
+    gradients = random_gradients(num_steps=7)
+    base, layout = SOAP(precondition_frequency=3), Layout.of(gradients[0])
+    params, one = torch.zeros(layout.num_parameters).double(), torch.ones(1).double()
+
+    def step(gradient, count, state):
+        return base.direction(Moment(layout, gradient, params, count, one), state)
+
+    state = base.init(layout, params)
+    made = compiled(step, Layout.flatten(gradients[0], 0), one, state)
+    expected, after = run(base, gradients)
+    for index, tree in enumerate(gradients):
+        direction, state = made(Layout.flatten(tree, 0), one * (index + 1), state)
+        torch.testing.assert_close(direction, Layout.flatten(expected[index], 0))
+    torch.testing.assert_close(state["bases"], after["bases"])
+
+
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_tensors_and_trainings_are_turned_each_by_itself(batch):
     gradients, base = random_gradients(batch=batch), SOAP(precondition_1d=True)
@@ -123,7 +163,8 @@ def test_wide_layers_take_smaller_steps_where_rates_carry_over():
     torch.testing.assert_close(other["wide"], one["wide"] * (64 / 512))
 
 
-@pytest.mark.parametrize("values", [{"beta2": 1.0}, {"beta1": -0.1}, {"adjust_lr": "original"}])
+@pytest.mark.parametrize("values", [{"beta2": 1.0}, {"beta1": -0.1}, {"adjust_lr": "original"},
+                                    {"precondition_frequency": 0}])
 def test_values_that_make_no_optimizer_are_refused(values):
     with pytest.raises(DesignError, match=r"base\.soap"):
         SOAP(**values)

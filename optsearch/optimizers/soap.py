@@ -1,6 +1,6 @@
 """SOAP: AdamW in the eigenbasis of each matrix's gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,20 +56,24 @@ class SOAP(AdamW):
 
     arxiv.org/abs/2409.11321. Tensors of more than two dimensions are seen as their first against all others. Sides of
     more than 128, and vectors without `precondition_1d`, stay as they are: there it is AdamW. The factors decay with
-    `shampoo_beta`, and each step turns the bases by one power iteration. How large a matrix's step is, `adjust_lr`
-    says, as for `Muon`. What controllers see of second moments is in these bases; no meta-gradients flow through them.
+    `shampoo_beta`, and at the first of every `precondition_frequency` steps the bases turn by one power iteration. How
+    large a matrix's step is, `adjust_lr` says, as for `Muon`. What controllers see of second moments is in these bases;
+    no meta-gradients flow through them.
     """
 
     beta1: float = 0.95
     beta2: float = 0.95
     shampoo_beta: float = 0.95
     precondition_1d: bool = False
+    precondition_frequency: int = 5
     adjust_lr: str = "match_rms_adamw"
 
     def __post_init__(self) -> None:
         decays = self.beta1, self.beta2, self.shampoo_beta
         require("base.soap", all(0 <= decay < 1 for decay in decays),
                 f"beta1, beta2 and shampoo_beta must be in [0, 1), not {decays}.")
+        require("base.soap", self.precondition_frequency >= 1,
+                f"precondition_frequency must be at least 1, not {self.precondition_frequency}.")
         require("base.soap", self.adjust_lr in SIZES,
                 f"there is no adjust_lr `{self.adjust_lr}`. Known: {', '.join(SIZES)}.")
 
@@ -103,19 +107,17 @@ class SOAP(AdamW):
 
     def _turns(self, moment: Moment, state: Tree) -> tuple[list[Turn], Tree]:
         """One for each segment, and the next factors and bases."""
-        turns, factors, bases = [], [], []
-        sides = zip(moment.layout.segments, _matrices(moment.layout, moment.gradient.detach()),
-                    self._sides(moment.layout, state["factors"]), self._sides(moment.layout, state["bases"]),
-                    strict=True)
-        for segment, gradients, before, turned in sides:
-            after = [None if factor is None else torch.lerp(seen @ seen.mT, factor, self.shampoo_beta)
-                     for seen, factor in zip((gradients, gradients.mT), before, strict=True)]
-            turn = Turn(*(None if factor is None or basis is None else _iterated(factor, basis)
-                          for factor, basis in zip(after, turned, strict=True)))
-            turns.append(turn)
-            factors.append(_flat(moment, segment, after))
-            bases.append(_flat(moment, segment, [turn.left, turn.right]))
-        return turns, {"factors": joined(factors), "bases": joined(bases)}
+        layout = moment.layout
+        sides = zip(_matrices(layout, moment.gradient.detach()), self._sides(layout, state["factors"]), strict=True)
+        factors = [[None if factor is None else torch.lerp(seen @ seen.mT, factor, self.shampoo_beta)
+                    for seen, factor in zip((gradients, gradients.mT), before, strict=True)]
+                   for gradients, before in sides]
+        bases = list(self._sides(layout, state["bases"]))
+        is_due = (moment.step - 1) % self.precondition_frequency == 0
+        after = iter(torch.ops.optsearch.iterated(_present(factors), _present(bases), is_due))
+        bases = [[None if basis is None else next(after) for basis in pair] for pair in bases]
+        return ([Turn(left, right) for left, right in bases],
+                {"factors": _joined(moment, factors), "bases": _joined(moment, bases)})
 
     def _sides(self, layout: Layout, leaf: Tensor) -> Iterator[list[Tensor | None]]:
         """Of `factors` or `bases`, the left and the right ones of each segment, `[..., copies, size, size]`."""
@@ -136,15 +138,37 @@ def _matrices(layout: Layout, vector: Tensor) -> Iterator[Tensor]:
         yield part.unflatten(-1, segment.matrix) if segment.is_matrix else part[..., None]
 
 
-def _iterated(factor: Tensor, basis: Tensor) -> Tensor:
-    """The basis after one power iteration, which a shift leaves where the factor is 0."""
+def _present(sides: Iterable[Sequence[Tensor | None]]) -> list[Tensor]:
+    return [side for pair in sides for side in pair if side is not None]
+
+
+def _joined(moment: Moment, sides: Iterable[Sequence[Tensor | None]]) -> Tensor:
+    """Of each segment, copy after copy, the left one and then the right one."""
+    parts = [[side.flatten(-2) for side in pair if side is not None] for pair in sides]
+    flat = [joined(pair).flatten(-2) for pair in parts if pair]
+    return joined(flat) if flat else moment.gradient[..., :0]
+
+
+def _iterated(factors: list[Tensor], bases: list[Tensor], is_due: Tensor) -> list[Tensor]:
+    """The bases after one power iteration, which a shift leaves where the factor is 0; others stay as they are."""
+    # Elsewhere a look at values would wait for all that was queued.
+    if is_due.device.type == "cpu" and not is_due.any():
+        return [basis.clone(memory_format=torch.contiguous_format) for basis in bases]
+    return [torch.where(is_due[..., None, None], _power_iteration(factor, basis), basis).contiguous()
+            for factor, basis in zip(factors, bases, strict=True)]
+
+
+def _power_iteration(factor: Tensor, basis: Tensor) -> Tensor:
     shift = SHIFT * factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     return torch.linalg.qr(factor @ basis + shift * basis).Q
 
 
-def _flat(moment: Moment, segment: Segment, sides: list[Tensor | None]) -> Tensor:
-    """Both sides, one tensor after the other."""
-    parts = [side.flatten(-2) for side in sides if side is not None]
-    if not parts:
-        return moment.gradient[..., :0]
-    return torch.cat(parts, -1).flatten(-2)
+def _like_iterated(_factors: list[Tensor], bases: list[Tensor], _is_due: Tensor) -> list[Tensor]:
+    return [torch.empty_like(basis, memory_format=torch.contiguous_format) for basis in bases]
+
+
+# An operator of its own: what is compiled may not look at values, and decompositions are most of a step's time.
+_LIBRARY = torch.library.Library("optsearch", "DEF")
+_LIBRARY.define("iterated(Tensor[] factors, Tensor[] bases, Tensor is_due) -> Tensor[]")
+_LIBRARY.impl("iterated", _iterated, "CompositeExplicitAutograd")
+torch.library.register_fake("optsearch::iterated", _like_iterated, lib=_LIBRARY)
