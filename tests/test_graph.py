@@ -48,7 +48,9 @@ EVERYTHING = LearnedOptimizer(
 # So small that a few steps show what each field does.
 SMALL = {"transformer": Transformer(hidden_size=4, num_heads=2, sequence_length=2, feedforward_ratio=1),
          "history": History(length=2, hidden_size=3, embedding_size=2),
-         "key_value": EVERYTHING.memory, "trust": PARTS["mixing"]["trust"](radius=0.1)}
+         "key_value": EVERYTHING.memory, "trust": PARTS["mixing"]["trust"](radius=0.1),
+         # So often that a few steps tell.
+         "soap": PARTS["base"]["soap"](precondition_frequency=2)}
 COMPOSED = {
     "everything": EVERYTHING,
     "context": replace(EVERYTHING, rule=GRU(hidden_size=2), mixing=Residual(), controls=Controls(context_size=2)),

@@ -198,9 +198,10 @@ def pids(directory):
 def test_killing_the_parent_ends_the_children_and_a_second_run_finishes(tmp_path):
     with start_script(tmp_path, "3") as script:
         assert any(" 3" in line[-3:] for line in script.stdout)
+        # On a busy machine one child is well under way before the other has begun.
+        assert within(10, lambda: len(pids(tmp_path)) >= 2)
         children = pids(tmp_path)
         script.kill()
-    assert len(children) == 2
     assert within(5, lambda: not any(map(is_alive, children)))
     run(Toy(tmp_path), 3, ["cpu", "cpu"])
     study = Toy(tmp_path).study()
