@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,14 @@ Argument = Tensor | Tree
 Function = Callable[..., tuple[Any, ...]]
 # The names of a tree, or None for a tensor.
 Names = list[str] | None
+# Multiplying and adding may be one instruction, as in matrix products.
+OPTIONS = {"cpp.enable_floating_point_contract_flag": "fast"}
+_is_fusing: ContextVar[bool] = ContextVar("is_fusing", default=False)
+
+
+def is_fusing() -> bool:
+    """Whether what is computed now is recorded to be fused into kernels, where many small operations cost nothing."""
+    return _is_fusing.get()
 
 
 @dataclass
@@ -61,15 +70,19 @@ def compiled(function: Function, *example: Argument) -> Function:
 
     inputs = [leaf.detach() for leaf in leaves(example)]
     strides = [leaf.stride() for leaf in inputs]
+    fusing = _is_fusing.set(True)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            artifact = standalone_compile(make_fx(flat)(*inputs), [*inputs], dynamic_shapes="from_example_inputs")
+            artifact = standalone_compile(make_fx(flat)(*inputs), [*inputs], dynamic_shapes="from_example_inputs",
+                                          options={"config_patches": OPTIONS})
             artifact(*inputs)
     except Exception as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CompileError(f"compiling for {inputs[0].device.type} failed: {first_line}. "
                            "Install a C++ compiler (g++), or go on without compiling.") from error
+    finally:
+        _is_fusing.reset(fusing)
 
     def call(*arguments: Argument) -> tuple[Any, ...]:
         given = (leaf if leaf.stride() == stride else torch.empty_strided(

@@ -114,6 +114,28 @@ def test_only_long_meta_trainings_are_compiled() -> None:
     assert not any(replace(long, compiling="never").compiles(family, 1 / 3) for family in digits)
 
 
+def large_steps(design: LearnedOptimizer, *, compile: bool) -> list[Tensor]:
+    """Params, and all of the state, after three steps of a model of six blocks of four kinds."""
+    weights = {name: leaf + 0.02 for name, leaf in design.init_weights(generator(0, "weights")).items()}
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator(0, "params")))
+              for shape in ((300, 200), (300, 200), (300,))]
+    optimizer = LearnedTorchOptimizer(params, design, weights, lr=1.0, weight_decay=0.0, num_steps=20, compile=compile)
+    for step in range(3):
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=generator(step, "gradient"))
+        optimizer.step()
+    return [*(param.detach() for param in params), *(leaf for state in optimizer.state.values()
+                                                     for leaf in state.values())]
+
+
+@needs_compiler
+@pytest.mark.parametrize("design", [SMALL, *(pytest.param(named_design(name), marks=pytest.mark.slow) for name in (
+    "celo2", "small_fc", "adamw_mlp", "rnnprop", "celo", "velo_small"))], ids=lambda design: type(design.head).__name__)
+def test_a_large_model_is_compiled_block_by_block(design: LearnedOptimizer) -> None:
+    for fast, plain in zip(large_steps(design, compile=True), large_steps(design, compile=False), strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-6)
+
+
 @needs_compiler
 @pytest.mark.parametrize("num_steps", [None, 10])
 def test_a_compiled_exported_step_is_the_same_step(num_steps: int | None) -> None:

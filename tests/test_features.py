@@ -40,7 +40,7 @@ def inputs_over_time(features, weights=None, scale=1.0):
 
 def values_of(inputs):
     (block,) = inputs.blocks()
-    return block.values
+    return torch.cat(block.values, -2)
 
 
 def projected(features, scale=1.0, weights=None):

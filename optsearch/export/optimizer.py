@@ -23,8 +23,9 @@ from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.steering import EMBEDDING
 from optsearch.trees import Tree
 
-# A graph of more segments or blocks takes long to compile and is no faster.
-MOST_SEGMENTS, MOST_BLOCKS = 16, 4
+# A graph of more segments or blocks takes long to compile and is no faster: then a kernel works on one block at a time,
+# where there are few kinds of them.
+MOST_SEGMENTS, MOST_BLOCKS, MOST_KINDS = 16, 4, 16
 # What an observation may hold as tensors, beside params and gradients.
 TOLD = ("progress", "weight_decay", "loss", "num_steps")
 
@@ -172,7 +173,9 @@ class LearnedTorchOptimizer(Optimizer):
     def _update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
         layout = Layout.of(observation.params)
         if self._kernels is None or len(layout.segments) > MOST_SEGMENTS or len(layout.blocks) > MOST_BLOCKS:
-            return self.design.update(weights, observation, state, in_place=True)
+            is_varied = len({block.kind for block in layout.blocks}) > MOST_KINDS
+            return self.design.update(weights, observation, state, in_place=True,
+                                      kernels=None if is_varied else self._kernels)
 
         def update(weights: Tree, gradients: Tree, params: Tree, told: Tree, state: Tree) -> tuple[Tree, Tree]:
             seen = replace(observation, gradients=gradients, params=params, **told)  # type: ignore[arg-type]

@@ -16,8 +16,9 @@ from optsearch.seeds import seed_for
 from optsearch.tasks.family import TaskFamily
 from optsearch.trees import Shapes, Tree
 
-# Parameters of all trainings that are worked on at once, so few that what a compiled step touches stays in the cache.
-PART_SIZE = 1 << 16
+# Parameters of all trainings that are worked on at once: so many that calls don't count, so few that what a compiled
+# step touches stays in the cache.
+PART_SIZE = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from optsearch.optimizers import rules
 from optsearch.optimizers.gnn import GNN
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
+from optsearch.optimizers.products import affine
 from optsearch.optimizers.transformer import Transformer
 from optsearch.trees import Tree
 
@@ -52,8 +53,8 @@ class Features:
 
     values: Tensor
 
-    def project(self, weight: Tensor, bias: Tensor) -> Tensor:
-        return (weight @ self.values).add_(bias[..., None])
+    def project(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
+        return affine(weight, bias, [self.values])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from optsearch import compiling
+from optsearch.compiling import Kernels
 from optsearch.optimizers.layout import Block, Layout, Piece, Place, joined
+from optsearch.optimizers.products import affine, stacked
 from optsearch.trees import Tree
 
 # Names in `Inputs.rows`, `.columns`, `.common` and `.tensors`.
@@ -34,11 +37,11 @@ class Inputs:
     tensors: Tree = field(default_factory=dict)
     turns_tall: bool = False
 
-    def blocks(self) -> "Iterator[BlockInputs]":
+    def blocks(self, kernels: Kernels | None = None) -> "Iterator[BlockInputs]":
         """The blocks in order; who is done with one lets go of it, as its features take much memory.
 
         Where there are several, their features are made twice, which costs less than keeping them: here for the mean
-        squares of whole tensors, and again to be projected.
+        squares of whole tensors, by `kernels` where given, and again to be projected.
         """
         blocks = self.layout.blocks
         if len(blocks) == 1 or self.eps is None:
@@ -46,10 +49,12 @@ class Inputs:
         means: dict[int, Tensor] = {}
         for block in blocks:
             inputs = BlockInputs(self, block, self._part(block))
-            for piece, share in zip(block.pieces, inputs.mean_squares(), strict=True):
+            for piece, share in zip(block.pieces, inputs.mean_squares(kernels), strict=True):
                 means[piece.index] = means[piece.index] + share if piece.index in means else share
         scales = {index: (mean + self.eps).rsqrt() for index, mean in means.items()}
-        return (BlockInputs(self, block, self._part(block), scales) for block in blocks)
+        return (BlockInputs(self, block, self._part(block),
+                            {str(index): scales[piece.index] for index, piece in enumerate(block.pieces)})
+                for block in blocks)
 
     def _part(self, block: Block) -> Tree:
         return ({name: leaf[..., block.parameters] for name, leaf in self.parameters.items()}
@@ -59,7 +64,7 @@ class Inputs:
 
     def project(self, weight: Tensor, bias: Tensor) -> Tensor:
         """`weight @ features + bias` for every parameter: `[..., outputs, n]`."""
-        return torch.cat([inputs.project(weight, bias) for inputs in self.blocks()], dim=-1)
+        return torch.cat([stacked(inputs.project(weight, bias)) for inputs in self.blocks()], dim=-1)
 
 
 def normalised(values: Tensor, places: Sequence[slice], copies: Sequence[int], eps: float | None) -> Tensor:
@@ -83,28 +88,33 @@ def _scale(values: Tensor, eps: float) -> Tensor:
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """The features of one block; `scales` by segment, empty where the block holds whole tensors alone."""
+    """The features of one block; `scales` by the piece's number, empty where the block holds whole tensors alone."""
 
     inputs: Inputs
     block: Block
     part: Tree
-    scales: dict[int, Tensor] = field(default_factory=dict)
+    scales: Tree = field(default_factory=dict)
 
     @property
-    def values(self) -> Tensor:
+    def values(self) -> list[Tensor]:
         """All features of the parameters, made anew each time: whoever asks keeps them no longer than needed."""
-        return torch.cat(self.inputs.values(self.block, self.part), -2)
-
-    def mean_squares(self) -> Iterator[Tensor]:
-        """What each piece adds to its tensors' mean squares, `[..., f, copies]`."""
         values = self.inputs.values(self.block, self.part)
-        for piece, place in self.block.placed:
-            parts = (_copied(each[..., place.parameters], piece.segment.copies) for each in values)
-            norms = torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in parts], -2)
-            yield norms.square() / max(1, piece.segment.size)
+        return values if compiling.is_fusing() else [torch.cat(values, -2)]
 
-    def project(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """`weight @ features + bias` for the block's parameters: `[..., outputs, n]`.
+    def mean_squares(self, kernels: Kernels | None = None) -> tuple[Tensor, ...]:
+        """What each piece adds to its tensors' mean squares, `[..., f, copies]`."""
+        def measure(part: Tree) -> tuple[Tensor, ...]:
+            values, shares = self.inputs.values(self.block, part), []
+            for piece, place in self.block.placed:
+                parts = (_copied(each[..., place.parameters], piece.segment.copies) for each in values)
+                norms = torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in parts], -2)
+                shares.append(norms.square() / max(1, piece.segment.size))
+            return tuple(shares)
+
+        return measure(self.part) if kernels is None else kernels(("squares", self.block.kind), measure, self.part)
+
+    def project(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
+        """`weight @ features + bias` for the block's parameters: `[..., outputs, n]`, or each output by itself.
 
         Normalising a feature is one number a tensor, so it scales the columns of `weight`; features of rows,
         of columns, of the step and of the tensor are projected at their own size and broadcast. What a tensor's
@@ -113,7 +123,8 @@ class BlockInputs:
         rows, columns, shared, context, film = (
             self.part.get(name) for name in (ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT, FILM))
         values = self.values
-        widths = [0 if part is None else part.shape[-2] for part in (values, rows, columns)]
+        widths = [sum(each.shape[-2] for each in values)]
+        widths += [0 if part is None else part.shape[-2] for part in (rows, columns)]
         widths.append(0 if shared is None else shared.shape[-1])
         own, of_rows, of_columns, of_shared, of_context = weight.split(
             [*widths, weight.shape[-1] - sum(widths)], dim=-1)
@@ -126,30 +137,36 @@ class BlockInputs:
                            of_rows @ columns if self.inputs.turns_tall else None)
         of_tensors = None if context is None else of_context @ context
         parts = []
-        for piece, place in self.block.placed:
-            hidden = self._own(own, piece, values[..., place.parameters]).add_(bias[..., None])
-            if lines is not None:
-                lines.add(hidden, piece, place)
-            if of_tensors is not None:
-                _copied(hidden, piece.segment.copies).add_(of_tensors[..., place.tensors, None])
-            if film is not None:
-                scale, shift = film[..., place.tensors, None].chunk(2, dim=-3)
-                _copied(hidden, piece.segment.copies).mul_(1 + scale).add_(shift)
-            parts.append(hidden)
-        return joined(parts)
+        for index, (piece, place) in enumerate(self.block.placed):
+            found = self._affine(own, bias, index, [each[..., place.parameters] for each in values])
+            for start, hidden in enumerate(found):
+                outputs = slice(start, start + 1) if len(found) > 1 else slice(None)
+                if lines is not None:
+                    lines.add(hidden, outputs, piece, place)
+                if of_tensors is not None:
+                    _copied(hidden, piece.segment.copies).add_(of_tensors[..., outputs, place.tensors, None])
+                if film is not None:
+                    scale, shift = (each[..., outputs, :, :] for each in film[..., place.tensors, None].chunk(2, -3))
+                    _copied(hidden, piece.segment.copies).mul_(1 + scale).add_(shift)
+            parts.append(found)
+        return [joined(list(part)) for part in zip(*parts, strict=True)]
 
     @property
     def _has_vectors(self) -> bool:
         return not all(piece.segment.is_matrix for piece in self.block.pieces)
 
-    def _own(self, weight: Tensor, piece: Piece, values: Tensor) -> Tensor:
-        """What the parameters' own features give."""
+    def _affine(self, weight: Tensor, bias: Tensor, index: int, values: list[Tensor]) -> list[Tensor]:
+        """What the own features of one piece's parameters give."""
         if self.inputs.eps is None:
-            return weight @ values
-        copied = _copied(values, piece.segment.copies)
-        scale = self.scales[piece.index] if self.scales else _scale(copied, self.inputs.eps)
-        return (weight * scale[..., None, :, 0] @ values if piece.segment.copies == 1
-                else weight @ (copied * scale[..., None]).flatten(-2))
+            return affine(weight, bias, values)
+        copies = self.block.pieces[index].segment.copies
+        copied = [_copied(each, copies) for each in values]
+        scale = self.scales[str(index)] if self.scales else torch.cat(
+            [_scale(each, self.inputs.eps) for each in copied], -2)
+        if copies == 1:
+            return affine(weight * scale[..., None, :, 0], bias, values)
+        scales = scale[..., None].split([each.shape[-2] for each in values], -3)
+        return affine(weight, bias, [(each * part).flatten(-2) for each, part in zip(copied, scales, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -161,15 +178,15 @@ class _Lines:
     rows_as_columns: Tensor | None
     columns_as_rows: Tensor | None
 
-    def add(self, hidden: Tensor, piece: Piece, place: Place) -> None:
-        """To one piece, in place. A vector's full averages stand for both its row and its column."""
+    def add(self, hidden: Tensor, outputs: slice, piece: Piece, place: Place) -> None:
+        """To some outputs of one piece, in place. A vector's full averages stand for both its row and its column."""
         copies = piece.segment.copies
         if piece.segment.is_matrix:
-            of_rows, of_columns = self._of(piece)
-            (hidden.unflatten(-1, (copies, -1, piece.width)).add_(_copied(of_rows[..., place.rows], copies)[..., None])
-             .add_(_copied(of_columns[..., place.columns], copies)[..., None, :]))
+            of_rows, of_columns = (_copied(each[..., outputs, at], copies) for each, at in
+                                   zip(self._of(piece), (place.rows, place.columns), strict=True))
+            hidden.unflatten(-1, (copies, -1, piece.width)).add_(of_rows[..., None]).add_(of_columns[..., None, :])
         elif self.rows_as_columns is not None:
-            hidden.add_(self.rows[..., place.rows]).add_(self.rows_as_columns[..., place.rows])
+            hidden.add_(self.rows[..., outputs, place.rows]).add_(self.rows_as_columns[..., outputs, place.rows])
 
     def _of(self, piece: Piece) -> tuple[Tensor, Tensor]:
         num_rows, num_columns = piece.segment.matrix

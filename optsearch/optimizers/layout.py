@@ -104,6 +104,12 @@ class Block:
         return slice(self.pieces[0].segment.tensors.start, self.pieces[-1].segment.tensors.stop)
 
     @cached_property
+    def kind(self) -> tuple[tuple[int, ...], ...]:
+        """Equal for blocks that lie alike, so that what is done with them is the same."""
+        return tuple((piece.last - piece.first, piece.segment.copies, piece.segment.size, *piece.segment.matrix)
+                     for piece in self.pieces)
+
+    @cached_property
     def placed(self) -> tuple[tuple[Piece, Place], ...]:
         """Every piece and its place."""
         starts = [whole.start for whole in (self.parameters, self.rows, self.columns, self.tensors)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optsearch.compiling import Kernels
 from optsearch.errors import DesignError
 from optsearch.optimizers.adam import AdamW
 from optsearch.optimizers.bases import BASES, Base
@@ -17,7 +18,7 @@ from optsearch.optimizers.costs import ONE_LAYER, Costs, costs_of
 from optsearch.optimizers.features import Features
 from optsearch.optimizers.graph import Structure, structure_of
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, Head
-from optsearch.optimizers.inputs import CONTEXT, FILM, Inputs
+from optsearch.optimizers.inputs import CONTEXT, FILM, BlockInputs, Inputs
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.memory import MEMORIES, Memory, NoMemory
 from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
@@ -132,9 +133,12 @@ class LearnedOptimizer:
                 | prefixed("mixing", self.mixing.init(like, layout.num_tensors) if self.has_rule else {})
                 | (prefixed("base", self.base.init(layout, like, num_tuned)) if self.base is not None else {}))
 
-    def update(self, weights: Tree, observation: Observation, state: Tree, *,
-               in_place: bool = False) -> tuple[Tree, Tree]:
-        """What to add to the params, and the next state; `in_place` may write it where the last one stood."""
+    def update(self, weights: Tree, observation: Observation, state: Tree, *, in_place: bool = False,
+               kernels: Kernels | None = None) -> tuple[Tree, Tree]:
+        """What to add to the params, and the next state.
+
+        `in_place` may write it where the last one stood; `kernels` compile what the rule does with a block.
+        """
         moment = self._moment(observation, state, in_place)
         layout = moment.layout
         inputs, averages = self._observe(weights, moment, state)
@@ -146,7 +150,7 @@ class LearnedOptimizer:
         direction, after = self._base_direction(moment, settings, state)
         if inputs is not None:
             assert not isinstance(self.rule, NoRule)
-            found = self._apply_rule(self.rule, within("rule", weights), inputs, within("rule", state))
+            found = self._apply_rule(self.rule, within("rule", weights), inputs, within("rule", state), kernels)
             candidates = Candidates(self.head.direction(layout, found.pop(LEARNED), moment.params), direction, rates,
                                     self._gate(layout, settings, found.pop(GATE)))
             direction, mixed = self.mixing.mix(candidates, moment, within("mixing", state))
@@ -198,14 +202,13 @@ class LearnedOptimizer:
             return layout.spread(settings.gate)
         return outputs[..., 0, :]
 
-    def _apply_rule(self, rule: Rule, weights: Tree, inputs: Inputs, state: Tree) -> Tree:
+    def _apply_rule(self, rule: Rule, weights: Tree, inputs: Inputs, state: Tree, kernels: Kernels | None) -> Tree:
         """The rule's next state, and with it `LEARNED` `[..., n]` and `GATE` `[..., gates, n]`."""
         whole: Tree = {}
-        for block in inputs.blocks():
+        for block in inputs.blocks(kernels):
             place = block.block.parameters
-            outputs, found = rule.update(weights, block, {name: leaf[..., place] for name, leaf in state.items()})
-            read, gates = self.head.num_outputs, self._num_gates
-            found |= {LEARNED: self.head.joined(outputs[..., :read, :]), GATE: outputs[..., read:read + gates, :]}
+            found = self._apply_to(rule, weights, block, {name: leaf[..., place] for name, leaf in state.items()},
+                                   kernels)
             if len(inputs.layout.blocks) == 1:
                 return found
             whole = whole or {name: leaf.new_empty(*leaf.shape[:-1], inputs.layout.num_parameters)
@@ -213,6 +216,18 @@ class LearnedOptimizer:
             for name, leaf in found.items():
                 whole[name][..., place] = leaf
         return whole
+
+    def _apply_to(self, rule: Rule, weights: Tree, block: BlockInputs, state: Tree, kernels: Kernels | None) -> Tree:
+        read, gates = self.head.num_outputs, self._num_gates
+
+        def apply(weights: Tree, part: Tree, scales: Tree, state: Tree) -> tuple[Tree]:
+            outputs, found = rule.update(weights, replace(block, part=part, scales=scales), state)
+            return (found | {LEARNED: self.head.joined(outputs[..., :read, :]),
+                             GATE: outputs[..., read:read + gates, :]},)
+
+        arguments = weights, block.part, block.scales, state
+        (found,) = apply(*arguments) if kernels is None else kernels(("rule", block.block.kind), apply, *arguments)
+        return found
 
     @cached_property
     def structure(self) -> Structure:

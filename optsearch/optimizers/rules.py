@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optsearch.optimizers.part import require
+from optsearch.optimizers.products import affine, stacked
 from optsearch.trees import Tree
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -18,8 +19,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Projected(Protocol):
     """Features that are only ever seen through a linear map."""
 
-    def project(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """`weight @ features + bias`: `[..., outputs, n]`."""
+    def project(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
+        """`weight @ features + bias`: `[..., outputs, n]`, or each output by itself."""
 
 
 class Rule(Protocol):
@@ -48,7 +49,7 @@ def init_layer(generator: torch.Generator, name: str, fan_in: int, fan_out: int)
 
 def linear(weights: Tree, name: str, values: Tensor) -> Tensor:
     """`weight @ values + bias` for `values` `[..., f, n]`."""
-    return (weights[f"{name}.weight"] @ values).add_(weights[f"{name}.bias"][..., None])
+    return stacked(affine(weights[f"{name}.weight"], weights[f"{name}.bias"], [values]))
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,10 @@ class MLP:
 
     def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
         activation = ACTIVATIONS[self.activation]
-        hidden = activation(inputs.project(weights["hidden0.weight"], weights["hidden0.bias"]))
-        for index in range(1, self.num_layers):
-            hidden = activation(linear(weights, f"hidden{index}", hidden))
-        return linear(weights, "output", hidden), {}
+        units = inputs.project(weights["hidden0.weight"], weights["hidden0.bias"])
+        for name in (*(f"hidden{index}" for index in range(1, self.num_layers)), "output"):
+            units = affine(weights[f"{name}.weight"], weights[f"{name}.bias"], [activation(each) for each in units])
+        return stacked(units), {}
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,8 @@ class GRU(Recurrent):
 
 def _first_gates(weights: Tree, inputs: Projected) -> Tensor:
     if "input.weight" not in weights:
-        return inputs.project(weights["gates0.weight"], weights["gates0.bias"])
-    values = torch.nn.functional.elu(inputs.project(weights["input.weight"], weights["input.bias"]))
+        return stacked(inputs.project(weights["gates0.weight"], weights["gates0.bias"]))
+    values = torch.nn.functional.elu(stacked(inputs.project(weights["input.weight"], weights["input.bias"])))
     return linear(weights, "gates0", values)
 
 
