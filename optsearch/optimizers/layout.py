@@ -14,6 +14,8 @@ from optsearch.trees import Tree
 
 # Parameters: so many that calls don't count, so few that a block's features stay in the cache.
 BLOCK_SIZE = 20_000
+# Beside a CPU calls are all that counts, until a block's features fill the memory.
+DEVICE_BLOCK_SIZE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,14 @@ class Layout:
     """The shapes of a tree of params, and the segments of the vector `[*batch, num_parameters]` that holds it."""
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    block_size: int = BLOCK_SIZE
 
     @staticmethod
     def of(params: Tree, batch_dims: int = 0) -> "Layout":
         """The layout of `params` whose leaves are `[*batch, *shape]`; equal shapes give the same object."""
-        return _layout(tuple((name, tuple(leaf.shape[batch_dims:])) for name, leaf in params.items()))
+        on_cpu = next(iter(params.values())).device.type in ("cpu", "meta")
+        return _layout(tuple((name, tuple(leaf.shape[batch_dims:])) for name, leaf in params.items()),
+                       BLOCK_SIZE if on_cpu else DEVICE_BLOCK_SIZE)
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
@@ -148,7 +153,7 @@ class Layout:
     def _runs(self) -> Iterator[tuple[tuple[int, ...], int]]:
         """Shapes, and how many neighbours of that shape go into one block."""
         for shape, run in groupby(shape for _, shape in self.shapes):
-            count, most = len(list(run)), max(1, BLOCK_SIZE // max(1, prod(shape)))
+            count, most = len(list(run)), max(1, self.block_size // max(1, prod(shape)))
             yield from ((shape, min(most, count - start)) for start in range(0, count, most))
 
     @property
@@ -169,14 +174,14 @@ class Layout:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """All parameters in blocks of about `BLOCK_SIZE`: small tensors together, large ones row by row."""
+        """All parameters in blocks of about `block_size`: small tensors together, large ones row by row."""
         blocks: list[list[Piece]] = [[]]
-        room = BLOCK_SIZE
+        room = self.block_size
         for piece in self._pieces():
             size = piece.parameters.stop - piece.parameters.start
             if size > room and blocks[-1]:
                 blocks.append([])
-                room = BLOCK_SIZE
+                room = self.block_size
             blocks[-1].append(piece)
             room -= size
         return tuple(Block(tuple(pieces)) for pieces in blocks)
@@ -187,7 +192,7 @@ class Layout:
             if segment.copies > 1:
                 yield Piece(index, segment, 0, num_rows)
                 continue
-            step = max(1, BLOCK_SIZE // width)
+            step = max(1, self.block_size // width)
             # An empty vector has a piece too: there must be one where nothing else is.
             for first in range(0, num_rows if segment.is_matrix else max(1, num_rows), step):
                 yield Piece(index, segment, first, min(first + step, num_rows))
@@ -241,5 +246,5 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
-    return Layout(shapes)
+def _layout(shapes: tuple[tuple[str, tuple[int, ...]], ...], block_size: int) -> Layout:
+    return Layout(shapes, block_size)
