@@ -63,6 +63,7 @@ HOME: dict[str, set[str]] = {
     "msgpack": {"export"},
     "learned_optimization": {"bench"},
     "pylo": {"bench"},
+    "triton": {"export"},
     "torch.func": {"meta_training", "tasks"},
 }
 

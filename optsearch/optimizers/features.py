@@ -106,30 +106,37 @@ class Features:
 
     def observe(self, weights: Tree, moment: Moment, state: Tree) -> tuple[Inputs, Tree]:
         """The features of this step, and the averages that it leaves behind."""
-        gradient = moment.gradient
-        factored_decays = self.factored_decays if self._is_factored else ()
-        decays = accumulators.Decays(
-            accumulators.decay(self.momentum_decays, weights.get("momentum_decays"), gradient),
-            accumulators.decay((self.second_moment_decay,), weights.get("second_moment_decay"), gradient),
-            accumulators.decay(factored_decays, weights.get("factored_decays") if factored_decays else None, gradient))
-        squared, in_place = gradient.square(), moment.in_place
+        gradient, in_place = moment.gradient, moment.in_place
+        decays, squared = self.decays(weights, gradient), gradient.square()
         after = {"momentum": accumulators.averaged(state["momentum"], gradient, decays.momentum, in_place=in_place),
                  "second_moment": accumulators.averaged(state["second_moment"], squared, decays.second_moment,
                                                         in_place=in_place)}
-        factored = (Factored.averaged(moment.layout, state, squared, decays.factored) if self._is_factored
-                    else Factored(moment.layout, state["rows"], state["columns"]))
+        factored = self.factored(moment.layout, state, squared, decays)
         use = line_use.observed(moment.layout, gradient, state) if LINE_USE in self.names else {}
         inputs = Inputs(moment.layout, self.normalize_eps if self.normalize else None, self._values,
                         after | {"gradient": gradient[..., None, :], "params": moment.params[..., None, :]},
-                        *self._lines(factored, use, moment.step), self._common(moment, decays),
+                        *self.lines(factored, use, moment.step), self._common(moment, decays),
                         turns_tall=self.short_rows)
         return inputs, after | {"rows": factored.rows, "columns": factored.columns} | use
+
+    def decays(self, weights: Tree, like: Tensor) -> accumulators.Decays:
+        """Those of this step."""
+        factored_decays = self.factored_decays if self._is_factored else ()
+        return accumulators.Decays(
+            accumulators.decay(self.momentum_decays, weights.get("momentum_decays"), like),
+            accumulators.decay((self.second_moment_decay,), weights.get("second_moment_decay"), like),
+            accumulators.decay(factored_decays, weights.get("factored_decays") if factored_decays else None, like))
+
+    def factored(self, layout: Layout, state: Tree, squared: Tensor, decays: accumulators.Decays) -> Factored:
+        """The averages of lines after the squares `[..., n]` of another gradient, where some group sees them."""
+        return (Factored.averaged(layout, state, squared, decays.factored) if self._is_factored
+                else Factored(layout, state["rows"], state["columns"]))
 
     def _values(self, block: Block, part: Tree) -> list[Tensor]:
         view = View(block, part, self.rsqrt_eps)
         return [PARAMETER_GROUPS[name](view) for name in self.names if name in PARAMETER_GROUPS]
 
-    def _lines(self, factored: Factored, use: Tree, step: Tensor) -> tuple[Tree, Tree]:
+    def lines(self, factored: Factored, use: Tree, step: Tensor) -> tuple[Tree, Tree]:
         """What is known of rows and of columns, each `[..., k, lines]`."""
         rows, columns = {}, {}
         if any(name.startswith("factored") for name in self.names):
@@ -153,9 +160,13 @@ class Features:
 
     def _common(self, moment: Moment, decays: accumulators.Decays) -> Tree:
         """What is the same for all parameters."""
-        common = {}
+        common = self.shared(moment)
         if any(name in ADAM_GROUPS for name in self.names):
-            common = {"momentum_correction": 1 - decays.momentum ** moment.step[..., None],
-                      "second_moment_correction": 1 - decays.second_moment ** moment.step[..., None]}
+            common |= {"momentum_correction": 1 - decays.momentum ** moment.step[..., None],
+                       "second_moment_correction": 1 - decays.second_moment ** moment.step[..., None]}
+        return common
+
+    def shared(self, moment: Moment) -> Tree:
+        """The features that are the same for all parameters, where there are any."""
         shared = [SHARED_GROUPS[name](moment) for name in self.names if name in SHARED_GROUPS]
-        return common | ({SHARED: torch.cat(shared, -1)} if shared else {})
+        return {SHARED: torch.cat(shared, -1)} if shared else {}
