@@ -6,6 +6,7 @@ from math import log
 import torch
 from torch import Tensor
 
+from optsearch.optimizers.constants import constant
 from optsearch.optimizers.layout import Block, Layout, joined
 from optsearch.trees import Tree
 
@@ -29,8 +30,8 @@ class Decays:
 def decay(values: tuple[float, ...], offset: Tensor | None, like: Tensor) -> Tensor:
     """Decays `[..., k, 1]`, moved by the learned `offset` `[..., k]` where there is one."""
     if offset is None:
-        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
-    start = torch.tensor([log(1 - value) for value in values], dtype=like.dtype, device=like.device)
+        return constant(values, like)[:, None]
+    start = constant(tuple(log(1 - value) for value in values), like)
     return (1 - torch.exp(start + DECAY_GAIN * offset)).clamp(0, 1)[..., None]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optsearch.optimizers import accumulators
+from optsearch.optimizers.constants import constant
 from optsearch.optimizers.layout import Block
 from optsearch.optimizers.moment import Moment
 from optsearch.trees import Tree
@@ -97,9 +98,9 @@ LINE_USE = "line_use"
 LINE_GROUPS = (*FACTORED_LINE_GROUPS, LINE_USE)
 # The same for all parameters: `[..., width]`, never normalised.
 SHARED_GROUPS: dict[str, Callable[[Moment], Tensor]] = {
-    "time": lambda moment: torch.tanh(moment.step / moment.step.new_tensor(TIME_SCALES) - 1),
+    "time": lambda moment: torch.tanh(moment.step / constant(TIME_SCALES, moment.step) - 1),
     "progress": lambda moment: torch.tanh(
-        PROGRESS_GAIN * (moment.progress - moment.progress.new_tensor(PROGRESS_CENTRES))),
+        PROGRESS_GAIN * (moment.progress - constant(PROGRESS_CENTRES, moment.progress))),
 }
 # The decays whose averages a group is made from; a group that isn't here is made from what is seen at this step alone.
 DECAYS: dict[str, tuple[str, ...]] = {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optsearch import trees
+from optsearch.optimizers.constants import constant
 from optsearch.trees import Tree
 
 # Parameters: so many that calls don't count, so few that a block's features stay in the cache.
@@ -216,8 +217,8 @@ class Layout:
     def root_mean_squares(self, vectors: Tensor) -> Tensor:
         """Of each tensor's part of `[..., k, num_parameters]`: `[..., k, num_tensors]`."""
         norms = torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in self.per_segment(vectors)], -1)
-        return norms / norms.new_tensor([max(1, segment.size)**0.5 for segment in self.segments
-                                         for _ in range(segment.copies)])
+        return norms / constant(tuple(max(1, segment.size)**0.5 for segment in self.segments
+                                      for _ in range(segment.copies)), norms)
 
     def times(self, vector: Tensor, factors: Tensor) -> Tensor:
         """`[..., num_parameters]` times one factor a tensor, `[..., num_tensors]`."""

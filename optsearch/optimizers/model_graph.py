@@ -8,8 +8,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy
+import torch
 from torch import Tensor, nn
 
+from optsearch.optimizers import constants
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.wiring import Wiring, layer_of, natural
 
@@ -87,7 +89,8 @@ class ModelGraph:
         Rows sum to 1, or to 0 for tensors without neighbours. In the order of `layout`, as type and device of `like`.
         """
         # Kept as an array and copied anew: a tensor that was made inside a transform of torch.func can't outlive it.
-        return like.new_tensor(_adjacency(self, layout))
+        return (_kept_adjacency(self, layout, like.dtype, like.device) if constants.is_kept(like)
+                else like.new_tensor(_adjacency(self, layout)))
 
     def to_networkx(self) -> "networkx.MultiDiGraph[str]":
         """Nodes have `kind` and `depth`, edges `relation`, which is also their key; "layer" goes both ways."""
@@ -137,6 +140,11 @@ def _adjacency(graph: ModelGraph, layout: Layout) -> "numpy.typing.NDArray[numpy
             there, back = (0, 0) if relation == "layer" else (1, 2)
             joined[there, places[end], places[start]] = joined[back, places[start], places[end]] = 1.0
     return joined / joined.sum(-1, keepdims=True).clip(min=1.0)
+
+
+@lru_cache(maxsize=64)
+def _kept_adjacency(graph: ModelGraph, layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(_adjacency(graph, layout), dtype=dtype, device=device)
 
 
 def _layer_ranks(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optsearch.optimizers.adam import AdamW
+from optsearch.optimizers.constants import constant
 from optsearch.optimizers.knobs import Knobs
 from optsearch.optimizers.layout import Segment, joined
 from optsearch.optimizers.moment import Moment
@@ -97,8 +98,8 @@ class Muon(AdamW):
         beta1, momentum, beta2 = ((self.beta1, self.momentum, self.beta2) if knobs is None else
                                   (knobs.tensor_decay("beta1", self.beta1),
                                    knobs.tensor_decay("momentum", self.momentum), knobs.decay("beta2", self.beta2)))
-        is_matrix = moment.gradient.new_tensor([float(segment.is_matrix) for segment in moment.layout.segments
-                                                for _ in range(segment.copies)])
+        is_matrix = constant(tuple(float(segment.is_matrix) for segment in moment.layout.segments
+                                   for _ in range(segment.copies)), moment.gradient)
         return moment.layout.spread(beta1 + is_matrix * (momentum - beta1)), beta2
 
 

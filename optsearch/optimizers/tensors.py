@@ -8,6 +8,7 @@ from math import log
 import torch
 from torch import Tensor
 
+from optsearch.optimizers.constants import constant
 from optsearch.optimizers.feature_groups import PROGRESS_CENTRES, PROGRESS_GAIN
 from optsearch.optimizers.model_graph import KINDS
 from optsearch.optimizers.moment import Moment
@@ -54,7 +55,7 @@ class Scene:
 
     def of_tensors(self, rows: list[list[float]]) -> Tensor:
         """Numbers that never change, a list a tensor, as `[..., k, tensors]`."""
-        values = self.moment.gradient.new_tensor(rows).T
+        values = constant(tuple(map(tuple, rows)), self.moment.gradient).T
         return values.expand(*self.moment.gradient.shape[:-1], *values.shape)
 
 
@@ -125,7 +126,7 @@ def _loss(scene: Scene) -> Tensor:
 
 
 def _gradient_decays(scene: Scene) -> Tensor:
-    return torch.exp(-1 / scene.moment.step.new_tensor(TREND_LENGTHS))[:, None]
+    return torch.exp(-1 / constant(TREND_LENGTHS, scene.moment.step))[:, None]
 
 
 def _averaged_gradients(scene: Scene) -> Tree:
@@ -174,7 +175,7 @@ TENSOR_GROUPS: dict[str, Callable[[Scene], Tensor]] = {
     "loss": _loss,
     "log_loss": _log_loss,
     "progress": lambda scene: scene.moment.for_all(torch.tanh(
-        PROGRESS_GAIN * (scene.moment.progress - scene.moment.progress.new_tensor(PROGRESS_CENTRES)))),
+        PROGRESS_GAIN * (scene.moment.progress - constant(PROGRESS_CENTRES, scene.moment.progress)))),
     "settings": lambda scene: scene.settings,
 }
 WIDTHS = {"gradient_trend": len(TREND_LENGTHS), "size": 2, "rank": MAX_RANK + 1, "kind": len(KINDS),
