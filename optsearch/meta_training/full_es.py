@@ -9,6 +9,7 @@ from optsearch import trees
 from optsearch.meta_training.estimate import Estimate
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.meta_training.windows import Problem, Window, fresh_trainings, twice
+from optsearch.seeds import drawing_on
 from optsearch.trees import Tree
 
 
@@ -32,7 +33,8 @@ class FullES:
         settings = problem.settings
         horizon = self._horizon(settings)
         trainings = twice(fresh_trainings(problem, [horizon] * settings.num_tasks, generator))
-        noise = torch.randn(settings.num_tasks, len(weights), generator=generator).to(weights)
+        noise = torch.randn(settings.num_tasks, len(weights), device=weights.device,
+                            generator=drawing_on(weights.device, generator))
         perturbed = torch.cat([weights + settings.sigma * noise, weights - settings.sigma * noise])
         found = Window(problem, horizon, settings.num_tasks).run(
             trainings, trees.unravel(perturbed, problem.shapes), generator).meta_losses

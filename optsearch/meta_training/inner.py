@@ -11,6 +11,7 @@ from torch.func import vmap
 
 from optsearch.optimizers.model_graph import ModelGraph
 from optsearch.optimizers.moment import Observation
+from optsearch.seeds import drawing_on
 from optsearch.tasks.family import Split, TaskFamily
 from optsearch.trees import Tree, prefixed, within
 
@@ -96,7 +97,7 @@ def rows_at(family: TaskFamily, split: Split, indices: Tensor) -> Tree:
 def draw(family: TaskFamily, split: Split, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Random row numbers `[*shape, batch_size]` of a split, with replacement."""
     rows = next(iter(family.data.rows(split).values()))
-    return torch.randint(len(rows), (*shape, family.batch_size), generator=generator).to(rows.device)
+    return _row_numbers(rows, (*shape, family.batch_size), generator)
 
 
 def draw_meta(family: TaskFamily, shape: tuple[int, ...], size: int, generator: torch.Generator) -> Tensor:
@@ -104,7 +105,11 @@ def draw_meta(family: TaskFamily, shape: tuple[int, ...], size: int, generator: 
     rows = next(iter(family.data.meta.values()))
     if len(rows) <= size:
         return torch.arange(len(rows), device=rows.device).expand(*shape, -1)
-    return torch.randint(len(rows), (*shape, size), generator=generator).to(rows.device)
+    return _row_numbers(rows, (*shape, size), generator)
+
+
+def _row_numbers(rows: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(len(rows), shape, generator=drawing_on(rows.device, generator), device=rows.device)
 
 
 def graph_of(family: TaskFamily) -> ModelGraph | None:

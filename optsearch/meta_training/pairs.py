@@ -18,6 +18,7 @@ from optsearch.meta_training.windows import (
     restarted,
     twice,
 )
+from optsearch.seeds import drawing_on
 from optsearch.trees import Tree
 
 
@@ -86,8 +87,10 @@ class Pairs:
 
     def _perturbed(self, problem: Problem, particles: Particles, fresh: Tensor,
                    generator: torch.Generator) -> Particles:
-        noise = problem.settings.sigma * torch.randn(particles.memory.shape, generator=generator)
-        noise, fresh = noise.to(particles.memory.device), fresh.to(particles.memory.device)[:, None]
+        device = particles.memory.device
+        noise = problem.settings.sigma * torch.randn(particles.memory.shape, device=device,
+                                                     generator=drawing_on(device, generator))
+        fresh = fresh.to(device)[:, None]
         if self.reuses_noise:
             noise = torch.where(fresh, noise, particles.perturbation)
             return replace(particles, perturbation=noise, memory=noise)
