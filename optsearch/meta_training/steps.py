@@ -9,6 +9,7 @@ from torch import Tensor
 from optsearch import trees
 from optsearch.compiling import Argument, Function, Kernels, leaves
 from optsearch.meta_training import inner
+from optsearch.meta_training.captures import Captures
 from optsearch.meta_training.inner import Gradients, InnerOptimizer, Trainings
 from optsearch.tasks.family import TaskFamily
 from optsearch.trees import Tree
@@ -24,6 +25,7 @@ class Steps:
     def __init__(self, optimizer: InnerOptimizer, family: TaskFamily, *, is_compiled: bool = False) -> None:
         self.optimizer, self.family = optimizer, family
         self._kernels = Kernels() if is_compiled else None
+        self.captures = Captures()
 
     @property
     def is_compiled(self) -> bool:

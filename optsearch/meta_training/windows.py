@@ -1,20 +1,20 @@
 """A stretch of inner steps of many trainings, and the meta-losses along it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log, prod
 
 import torch
 from torch import Tensor
 
-from optsearch.meta_training import inner
+from optsearch.meta_training import captures, inner
 from optsearch.meta_training.inner import Gradients, Trainings
 from optsearch.meta_training.meta_losses import MetaLosses
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.meta_training.steps import Steps
 from optsearch.seeds import seed_for
 from optsearch.tasks.family import TaskFamily
-from optsearch.trees import Shapes, Tree
+from optsearch.trees import Shapes, Tree, prefixed, within
 
 # Parameters of all trainings that are worked on at once: so many that calls don't count, so few that what a compiled
 # step touches stays in the cache.
@@ -48,6 +48,11 @@ class Batches:
         """Those of some of the trainings."""
         return Batches(self.family, self.inner_rows[:, part], self.meta_rows[:, part])
 
+    def windows(self, count: int) -> "list[Batches]":
+        """Those of `count` windows of equal length, one after the other."""
+        return [Batches(self.family, *rows) for rows in zip(self.inner_rows.chunk(count), self.meta_rows.chunk(count),
+                                                            strict=True)]
+
 
 @dataclass(frozen=True)
 class Unroll:
@@ -70,8 +75,9 @@ class Window:
     def run(self, trainings: Trainings, weights: Tree, generator: torch.Generator) -> Unroll:
         """All trainings, a part after the other."""
         batches = self.draw(len(trainings.step), generator)
-        unrolls = [self.unroll(trainings.of(part), {name: leaf[part].contiguous() for name, leaf in weights.items()},
-                               batches.of(part)) for part in self.parts(trainings)]
+        unroll = self.replayed if captures.is_at_home(trainings.step) else self.unroll
+        unrolls = [unroll(trainings.of(part), {name: leaf[part].contiguous() for name, leaf in weights.items()},
+                          batches.of(part)) for part in self.parts(trainings)]
         return Unroll(MetaLosses.joined([unroll.meta_losses for unroll in unrolls]),
                       Trainings.joined([unroll.trainings for unroll in unrolls]))
 
@@ -109,6 +115,27 @@ class Window:
                 progress.append((trainings.step / trainings.horizon).squeeze(-1))
         return Unroll(MetaLosses(torch.stack(losses), torch.stack(progress), steps.family.loss_cap,
                                  settings.late_emphasis), trainings, tuple(visited))
+
+    def replayed(self, trainings: Trainings, weights: Tree, batches: Batches) -> Unroll:
+        """As `unroll`, from truncation to truncation, each of which is captured once and replayed as one."""
+        settings, steps = self.problem.settings, self.problem.steps
+        window, losses, progress = replace(self, num_steps=settings.truncation), [], []
+        key = (settings.truncation, settings.num_meta_losses, settings.meta_loss)
+        for rows in batches.windows(self.num_steps // settings.truncation):
+            found = steps.captures(key, window.of_tree, prefixed("trainings", trainings.to_tree())
+                                   | prefixed("weights", weights) | {"inner": rows.inner_rows, "meta": rows.meta_rows})
+            losses.append(found["losses"])
+            progress.append(found["progress"])
+            trainings = Trainings.from_tree(within("trainings", found))
+        return Unroll(MetaLosses(torch.cat(losses), torch.cat(progress), steps.family.loss_cap,
+                                 settings.late_emphasis), trainings)
+
+    def of_tree(self, tree: Tree) -> Tree:
+        """`unroll` with all that it takes and gives as trees."""
+        unroll = self.unroll(Trainings.from_tree(within("trainings", tree)), within("weights", tree),
+                             Batches(self.problem.steps.family, tree["inner"], tree["meta"]))
+        return prefixed("trainings", unroll.trainings.to_tree()) | {
+            "losses": unroll.meta_losses.losses, "progress": unroll.meta_losses.progress}
 
     def is_measured(self, index: int) -> bool:
         """Whether a meta-loss is taken after inner step `index`."""
