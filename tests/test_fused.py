@@ -1,9 +1,14 @@
 """The kernels of a step, interpreted where there is no GPU, and what happens where they can't be used."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -175,3 +180,16 @@ def test_whatever_goes_wrong_at_first_is_one_warning(problem: str) -> None:
 def test_elsewhere_nothing_changes() -> None:
     with patch.object(FusedOptimizer, "update", side_effect=AssertionError):
         trained(optimizer_on(new_params()), 2)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_and_keep_to_registers(capability: int) -> None:
+    """For A100s and H100s, without either."""
+    program = Path(__file__).with_name("compiled_kernels.py")
+    printed = subprocess.run([sys.executable, program, str(capability)], check=True, capture_output=True, text=True,
+                             env=os.environ | {"TRITON_INTERPRET": "0"}).stdout
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert [kernel["name"] for kernel in found] == 3 * ["average", "average", "scale", "step", "step"]
+    assert {kernel["stack"] for kernel in found} == {0}
+    # At least two programs of 128 threads on a multiprocessor of 65,536 registers.
+    assert max(kernel["registers"] for kernel in found) <= 255

@@ -28,8 +28,8 @@ def machine() -> dict[str, Any]:
     target = torch.empty_like(source)
     return {
         "cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "matmul_gigaflops": 2 * MATRIX_SIZE**3 / _best_seconds(lambda: torch.mm(first, second, out=product)) / 1e9,
-        "copy_gigabytes_per_second": 2 * COPIED_BYTES / _best_seconds(lambda: target.copy_(source)) / 1e9,
+        "matmul_gigaflops": 2 * MATRIX_SIZE**3 / best_seconds(lambda: torch.mm(first, second, out=product)) / 1e9,
+        "copy_gigabytes_per_second": 2 * COPIED_BYTES / best_seconds(lambda: target.copy_(source)) / 1e9,
     }
 
 
@@ -75,7 +75,8 @@ def _count(tree: Tree) -> int:
     return sum(leaf.numel() for leaf in tree.values())
 
 
-def _best_seconds(work: Contender, repetitions: int = 12) -> float:
+def best_seconds(work: Contender, repetitions: int = 12) -> float:
+    """The shortest of several times."""
     def once() -> float:
         started = time.perf_counter()
         work()

@@ -60,9 +60,9 @@ class MetaStep:
     def __init__(self, unroll: Unroll, family: TaskFamily, *, is_compiled: bool) -> None:
         weights = unroll.design.init_weights(generator(0, "weights"))
         self._estimator = ESTIMATORS[unroll.estimator]
-        self._steps = Steps(unroll.design, family, is_compiled=is_compiled)
-        self._problem = Problem(self._steps, unroll.settings, trees.shapes_of(weights))
-        self._weights = trees.ravel(weights)
+        self.steps = Steps(unroll.design, family, is_compiled=is_compiled)
+        self._problem = Problem(self.steps, unroll.settings, trees.shapes_of(weights))
+        self._weights = trees.ravel(weights).to(next(iter(family.data.inner.values())).device)
         self._state = self._estimator.start(self._problem, len(self._weights), generator(0, "start"))
         self._meta_step = 0
 
@@ -76,7 +76,7 @@ class MetaStep:
     @property
     def is_compiled(self) -> bool:
         """False also where this machine turned out to have no compiler."""
-        return self._steps.is_compiled
+        return self.steps.is_compiled
 
 
 def engines(unroll: Unroll, family: TaskFamily, forms: Sequence[str]) -> dict[str, Contender]:

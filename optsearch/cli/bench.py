@@ -18,12 +18,15 @@ benches.command("search")(bench_search.search)
 @benches.command("engine")
 def engine(quick: Annotated[bool, typer.Option("--quick", help="Under a minute: not compiled, no peers.")] = False,
            output: Annotated[Path | None, typer.Option(help="A folder for engine.json, .md and .png.")] = None,
+           device: Annotated[str, typer.Option(help="cpu, or a GPU such as cuda:0: two other lines.")] = "cpu",
            quiet: QuietOption = False, as_json: JsonOption = False) -> None:
     """Time meta-training and the exported step against plain torch, AdamW and what else is installed; takes minutes.
 
     Example: optsearch bench engine --quick
     """
     run_as_workers_do()
+    if device != "cpu":
+        return _engine_on(device, quick, output, quiet, as_json)
     from optsearch import bench
 
     content = bench.measure(bench.QUICK if quick else bench.FULL, quiet=quiet or as_json)
@@ -31,6 +34,17 @@ def engine(quick: Annotated[bool, typer.Option("--quick", help="Under a minute: 
     lines = bench.sentences(content)
     for table in bench.tables(content):
         lines += ["", table.title, table.note, "", *columns([table.header, *table.rows])]
+    emit(content, as_json, [*lines, *([""] if written else []), *(f"wrote {path}" for path in written)])
+
+
+def _engine_on(device: str, quick: bool, output: Path | None, quiet: bool, as_json: bool) -> None:
+    from optsearch.bench import gpu, gpu_page
+
+    content = gpu.measure(gpu.device_of(device), gpu.QUICK if quick else gpu.FULL, quiet=quiet or as_json)
+    written = [] if output is None else gpu_page.write(content, output)
+    lines = gpu_page.sentences(content)
+    for table in gpu_page.tables(content):
+        lines += ["", *table.plain()]
     emit(content, as_json, [*lines, *([""] if written else []), *(f"wrote {path}" for path in written)])
 
 

@@ -135,13 +135,15 @@ class FusedOptimizer(LearnedOptimizer):
 
         tiles, width, normalizes = seen.tiles, self._choice["WIDTH"], self.features.normalize
         squares = seen.scales.new_empty(tiles.count, width)
-        for part, is_wide, sums in tiles.parts(squares):
-            triton_kernels.average[(len(part),)](
-                (part, tiles.tensors), seen.sources, seen.factors, seen.strides, decays, sums, self.features.rsqrt_eps,
-                WIDE=is_wide, SCALES=normalizes, **self._choice)
-        if normalizes:
-            triton_kernels.scale[(len(tiles.tensors),)](squares, tiles.ends, tiles.sizes, seen.scales,
-                                                        self.features.normalize_eps, WIDTH=width, TILES=64, **OPTIONS)
+        with torch.cuda.device_of(squares):
+            for part, is_wide, sums in tiles.parts(squares):
+                triton_kernels.average[(len(part),)](
+                    (part, tiles.tensors), seen.sources, seen.factors, seen.strides, decays, sums,
+                    self.features.rsqrt_eps, WIDE=is_wide, SCALES=normalizes, **self._choice)
+            if normalizes:
+                triton_kernels.scale[(len(tiles.tensors),)](
+                    squares, tiles.ends, tiles.sizes, seen.scales, self.features.normalize_eps, WIDTH=width, TILES=64,
+                    **OPTIONS)
 
     def _apply_rule(self, rule: Rule, weights: Tree, inputs: Any, state: Tree, kernels: Kernels | None) -> Tree:
         from optsearch.export import triton_kernels
@@ -149,13 +151,15 @@ class FusedOptimizer(LearnedOptimizer):
         assert isinstance(rule, MLP)
         values = torch.empty_like(inputs.sources[0])
         layers, projections = self._layers(rule, weights, inputs)
-        for part, is_wide, _ in inputs.tiles.parts(values):
-            triton_kernels.step[(len(part),)](
-                (part, inputs.tiles.tensors), inputs.sources, inputs.factors, inputs.strides, layers, projections,
-                values, (self.features.rsqrt_eps, getattr(self.head, "exp_scale", 0.0)), WIDE=is_wide,
-                HIDDEN=_padded(rule.hidden_size), NUM_LAYERS=rule.num_layers, HAS_LINES=inputs.of_rows is not None,
-                HAS_MAGNITUDE=self.head.num_outputs == 2, ACTIVATION=rule.activation, PRECISION=self.precision,
-                **self._choice)
+        network = {"HIDDEN": _padded(rule.hidden_size), "NUM_LAYERS": rule.num_layers, "ACTIVATION": rule.activation,
+                   "HAS_LINES": inputs.of_rows is not None, "HAS_MAGNITUDE": self.head.num_outputs == 2,
+                   "PRECISION": self.precision}
+        with torch.cuda.device_of(values):
+            for part, is_wide, _ in inputs.tiles.parts(values):
+                triton_kernels.step[(len(part),)](
+                    (part, inputs.tiles.tensors), inputs.sources, inputs.factors, inputs.strides, layers, projections,
+                    values, (self.features.rsqrt_eps, getattr(self.head, "exp_scale", 0.0)), WIDE=is_wide, **network,
+                    **self._choice)
         return {LEARNED: values, GATE: values.new_empty(0, values.shape[-1])}
 
     def _layers(self, rule: MLP, weights: Tree, seen: Seen) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:

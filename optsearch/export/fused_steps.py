@@ -28,6 +28,15 @@ class FusedSteps:
         self._fused = FusedOptimizer.of(design) if find_spec("triton") is not None and fits(design) else None
         self._is_trusted = False
 
+    @property
+    def is_used(self) -> bool:
+        """Whether steps have been made by kernels."""
+        return self._fused is not None and self._is_trusted
+
+    def leave(self) -> None:
+        """Go on without kernels."""
+        self._fused = None
+
     def update(self, weights: Tree, observation: Observation, state: Tree,
                kernels: Kernels | None = None) -> tuple[Tree, Tree]:
         """As `LearnedOptimizer.update` in place."""
@@ -49,7 +58,7 @@ class FusedSteps:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"the kernels of a step can't be used here ({first_line}); it goes on without them, slower.",
                           stacklevel=6)
-            self._fused = None
+            self.leave()
             return plain
         self._is_trusted = True
         return found

@@ -50,7 +50,7 @@ class LearnedTorchOptimizer(Optimizer):
                  domain: str | None = None, **defaults: Any) -> None:
         self.design = design
         self.num_skipped_steps = 0
-        self._kernels, self._fused = Kernels(is_asked=True) if compile else None, FusedSteps(design)
+        self._kernels, self.fused = Kernels(is_asked=True) if compile else None, FusedSteps(design)
         self._bundles: list[Bundle] = []
         self._model = KnownModel.of_module(model) if model is not None and design.steering.reads_graph else None
         self._weights = {torch.device("cpu"): {name: leaf.detach().to("cpu", torch.float32, copy=True)
@@ -175,7 +175,7 @@ class LearnedTorchOptimizer(Optimizer):
         layout = Layout.of(observation.params)
         if self._kernels is None or len(layout.segments) > MOST_SEGMENTS or len(layout.blocks) > MOST_BLOCKS:
             is_varied = len({block.kind for block in layout.blocks}) > MOST_KINDS
-            return self._fused.update(weights, observation, state, None if is_varied else self._kernels)
+            return self.fused.update(weights, observation, state, None if is_varied else self._kernels)
 
         def update(weights: Tree, gradients: Tree, params: Tree, told: Tree, state: Tree) -> tuple[Tree, Tree]:
             seen = replace(observation, gradients=gradients, params=params, **told)  # type: ignore[arg-type]
@@ -230,7 +230,7 @@ class LearnedTorchOptimizer(Optimizer):
         # torch copies and pickles only what every optimizer has.
         own = ("design", "num_skipped_steps", "domain", "_weights", "_shared", "_adapters", "_model")
         return super().__getstate__() | {name: getattr(self, name) for name in own} | {
-            "_bundles": [], "_fused": FusedSteps(self.design), "_kernels": self._kernels and Kernels(is_asked=True)}
+            "_bundles": [], "fused": FusedSteps(self.design), "_kernels": self._kernels and Kernels(is_asked=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch, with `num_skipped_steps` and the `domain`."""
