@@ -18,6 +18,8 @@ from optsearch.trees import Tree, prefixed, within
 Gradients = Literal["none", "first_order", "second_order"]
 # Rows of all trainings that are worked on at once: activations of more would fill the memory.
 MAX_ROWS = 4096
+# On a GPU that has tens of gigabytes; fewer would leave most of it idle.
+MAX_DEVICE_ROWS = 1 << 17
 # One for each module that has been trained, for as long as it is there.
 _graphs: WeakKeyDictionary[nn.Module, ModelGraph] = WeakKeyDictionary()
 
@@ -154,7 +156,8 @@ def losses_on(family: TaskFamily, params: Tree, batch: Tree) -> Tensor:
 def losses_on_split(family: TaskFamily, trainings: Trainings, split: Split) -> Tensor:
     """Losses `[n]` on all rows of a split."""
     rows = family.data.rows(split)
-    size = max(1, MAX_ROWS // len(next(iter(rows.values()))))
+    first = next(iter(rows.values()))
+    size = max(1, (MAX_ROWS if first.device.type == "cpu" else MAX_DEVICE_ROWS) // len(first))
     return vmap(lambda params, task: family.loss(params, task | rows), chunk_size=size)(
         trainings.params, trainings.task)
 
