@@ -98,6 +98,16 @@ def test_what_cannot_be_captured_is_one_warning() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+def test_particles_stay_together_but_for_the_cache_of_a_cpu() -> None:
+    """On other devices they are compiled, and run, all at once."""
+    steps = Steps(DESIGNS["adamw_mlp"][0], small_digits(), is_compiled=True)
+    problem = Problem(steps, replace(SETTINGS, num_tasks=1000), {})
+    one = fresh_trainings(problem, [8], generator(0, "trainings"))
+    many, window = one.map(lambda leaf: leaf.expand(1000, *leaf.shape[1:])), Window(problem, 4, 1000)
+    assert len(list(window.parts(many))) > 1
+    assert list(window.parts(many.map(lambda leaf: leaf.to("meta")))) == [slice(0, 1000)]
+
+
 class NoLooking(TorchDispatchMode):
     """Fails where a GPU would be waited for: values looked at, or tensors made of Python's numbers."""
 

@@ -34,6 +34,8 @@ SHAPES = {"scalar": (), "vector": (7,), "longer than a tile": (2100,), "matrix":
 SMALL = {"bias": (5,), "matrix": (5, 4), "wide": (2, 130)}
 # Relative to the length of each tensor's step: float32 in another order, through a small network.
 CLOSE, STATE_CLOSE = 3e-4, 1e-5
+# Of exported optimizers: where products have 10 bits, as the interpreter's have not.
+EXPORTED_CLOSE = 1e-2 if DEVICE == "cuda" else CLOSE
 
 
 def drawn(shapes: dict[str, tuple[int, ...]], stream: torch.Generator, size: float) -> Tree:
@@ -158,7 +160,7 @@ def test_exported_optimizers_take_them() -> None:
     with patch.object(fused_steps, "is_at_home", lambda param: False):
         expected = trained(optimizer_on(new_params()), 3)
     for one, other, before in zip(found, expected, start, strict=True):
-        assert (one - other).norm() <= CLOSE * (other - before).norm()
+        assert (one - other).norm() <= EXPORTED_CLOSE * (other - before).norm()
     twin = copy.deepcopy(ours)
     torch.testing.assert_close(trained(twin, 2), trained(ours, 2))
 
