@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Observation
@@ -64,6 +63,9 @@ def costs_of(design: "LearnedOptimizer", layout: Layout) -> Costs:
 
 
 def _flops(design: "LearnedOptimizer", weights: Tree, params: Tree, state: Tree) -> int:
+    # Imports Triton where there is one, which who only loads an optimizer does without.
+    from torch.utils.flop_counter import FlopCounterMode
+
     one = torch.empty(1, device=META)
     with FlopCounterMode(display=False) as counter:
         design.update(weights, Observation(params, params, one, loss=one, num_steps=one), state)
