@@ -33,7 +33,7 @@ SHAPES = {"scalar": (), "vector": (7,), "longer than a tile": (2100,), "matrix":
           "wide": (18, 130), "conv": (6, 3, 2, 2), "tall": (40, 3), "one": (1, 1)}
 SMALL = {"bias": (5,), "matrix": (5, 4), "wide": (2, 130)}
 # Relative to the length of each tensor's step: float32 in another order, through a small network.
-CLOSE, STATE_CLOSE = 3e-4, 1e-5
+CLOSE, STATE_CLOSE = 2e-5, 1e-6
 # Of exported optimizers: where products have 10 bits, as the interpreter's have not.
 EXPORTED_CLOSE = 1e-2 if DEVICE == "cuda" else CLOSE
 
