@@ -9,12 +9,15 @@ from torch import Tensor
 from optsearch.compiling import Kernels
 from optsearch.errors import CompileError
 from optsearch.export.fused import FusedOptimizer, fits
+from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Observation
 from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.trees import Tree
 
 # How far steps and states may be from the plain ones, relative to their length: products have 10 bits.
 MOST_OFF, STATE_MOST_OFF = 0.05, 1e-3
+# Each kind of block takes some ten seconds to compile.
+MOST_KINDS = 16
 
 
 class FusedSteps:
@@ -39,8 +42,10 @@ class FusedSteps:
 
     def update(self, weights: Tree, observation: Observation, state: Tree,
                kernels: Kernels | None = None) -> tuple[Tree, Tree]:
-        """As `LearnedOptimizer.update` in place."""
+        """As `LearnedOptimizer.update` in place, with `kernels` for blocks of few kinds."""
         if self._fused is None or not is_at_home(next(iter(observation.params.values()))):
+            if kernels is not None and Layout.of(observation.params).num_kinds > MOST_KINDS:
+                kernels = None
             return self._design.update(weights, observation, state, in_place=True, kernels=kernels)
         if self._is_trusted:
             return self._fused.update(weights, observation, state, in_place=True)

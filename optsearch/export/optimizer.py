@@ -24,9 +24,8 @@ from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.optimizers.steering import EMBEDDING
 from optsearch.trees import Tree
 
-# A graph of more segments or blocks takes long to compile and is no faster: then a kernel works on one block at a time,
-# where there are few kinds of them.
-MOST_SEGMENTS, MOST_BLOCKS, MOST_KINDS = 16, 4, 16
+# A graph of more segments or blocks takes long to compile and is no faster: then kernels work on one block at a time.
+MOST_SEGMENTS, MOST_BLOCKS = 16, 4
 # What an observation may hold as tensors, beside params and gradients.
 TOLD = ("progress", "weight_decay", "loss", "num_steps")
 
@@ -41,8 +40,8 @@ class LearnedTorchOptimizer(Optimizer):
     A step whose gradients are not all finite is skipped and counted in `num_skipped_steps`.
     With `adapters` it makes the steps of `domain`, or of the one recognised at its first step from the params in
     their order and their gradients. State is kept in float32, whatever the params' type. `compile` fuses the whole step
-    of small models, of at most 16 different shapes and some 100,000 parameters, which are held up by the number of
-    operations; others stay as they are.
+    of small models, of at most 16 different shapes and some 100,000 parameters, and of larger ones what a rule does
+    with a block of them, where there are few kinds of blocks.
     """
 
     def __init__(self, params: Iterable[Any], design: LearnedOptimizer, weights: Tree, *,
@@ -174,8 +173,7 @@ class LearnedTorchOptimizer(Optimizer):
     def _update(self, weights: Tree, observation: Observation, state: Tree) -> tuple[Tree, Tree]:
         layout = Layout.of(observation.params)
         if self._kernels is None or len(layout.segments) > MOST_SEGMENTS or len(layout.blocks) > MOST_BLOCKS:
-            is_varied = len({block.kind for block in layout.blocks}) > MOST_KINDS
-            return self.fused.update(weights, observation, state, None if is_varied else self._kernels)
+            return self.fused.update(weights, observation, state, self._kernels)
 
         def update(weights: Tree, gradients: Tree, params: Tree, told: Tree, state: Tree) -> tuple[Tree, Tree]:
             seen = replace(observation, gradients=gradients, params=params, **told)  # type: ignore[arg-type]

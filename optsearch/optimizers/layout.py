@@ -187,6 +187,11 @@ class Layout:
             room -= size
         return tuple(Block(tuple(pieces)) for pieces in blocks)
 
+    @cached_property
+    def num_kinds(self) -> int:
+        """How many kinds of blocks there are."""
+        return len({block.kind for block in self.blocks})
+
     def _pieces(self) -> Iterator[Piece]:
         for index, segment in enumerate(self.segments):
             num_rows, width = segment.matrix[0], max(1, segment.matrix[1])
