@@ -44,7 +44,8 @@ class FusedSteps:
                kernels: Kernels | None = None) -> tuple[Tree, Tree]:
         """As `LearnedOptimizer.update` in place, with `kernels` for blocks of few kinds."""
         if self._fused is None or not is_at_home(next(iter(observation.params.values()))):
-            if kernels is not None and Layout.of(observation.params).num_kinds > MOST_KINDS:
+            layout = Layout.of(observation.params)
+            if kernels is not None and layout.for_kernels(self._design.rule.width).num_kinds > MOST_KINDS:
                 kernels = None
             return self._design.update(weights, observation, state, in_place=True, kernels=kernels)
         if self._is_trusted:

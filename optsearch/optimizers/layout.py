@@ -15,6 +15,8 @@ from optsearch.trees import Tree
 
 # Parameters: so many that calls don't count, so few that a block's features stay in the cache.
 BLOCK_SIZE = 20_000
+# Numbers that a compiled kernel holds for a block, which takes fewer calls.
+KERNEL_NUMBERS = 192_000
 # Beside a CPU calls are all that counts, until a block's features fill the memory.
 DEVICE_BLOCK_SIZE = 4_000_000
 
@@ -186,6 +188,10 @@ class Layout:
             blocks[-1].append(piece)
             room -= size
         return tuple(Block(tuple(pieces)) for pieces in blocks)
+
+    def for_kernels(self, width: int) -> "Layout":
+        """The same in the blocks that are best where compiled kernels hold `width` numbers a parameter."""
+        return self if self.block_size == DEVICE_BLOCK_SIZE else _layout(self.shapes, KERNEL_NUMBERS // max(1, width))
 
     @cached_property
     def num_kinds(self) -> int:

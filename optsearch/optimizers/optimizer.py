@@ -140,6 +140,8 @@ class LearnedOptimizer:
         `in_place` may write it where the last one stood; `kernels` compile what the rule does with a block.
         """
         moment = self._moment(observation, state, in_place)
+        if kernels is not None:
+            moment = replace(moment, layout=moment.layout.for_kernels(self.rule.width))
         layout = moment.layout
         inputs, averages = self._observe(weights, moment, state)
         settings, steered = self.steering.update(weights, moment, self._averages(averages, state), state)
@@ -156,8 +158,12 @@ class LearnedOptimizer:
             direction, mixed = self.mixing.mix(candidates, moment, within("mixing", state))
             after |= prefixed("rule", found) | prefixed("mixing", mixed)
         direction = moment.decayed(direction, observation.weight_decay)
-        update = -rates * direction if settings is None else layout.times(direction, -rates)
-        return layout.unflatten(update), {"step": moment.step} | prefixed("features", averages) | after | steered
+        if settings is not None:
+            direction = layout.times(direction, -rates)
+        else:
+            # What comes of the rule alone, nobody else knows.
+            direction = torch.mul(direction, -rates, out=direction if in_place and self.base is None else None)
+        return layout.unflatten(direction), {"step": moment.step} | prefixed("features", averages) | after | steered
 
     def _moment(self, observation: Observation, state: Tree, in_place: bool) -> Moment:
         batch_dims = state["step"].dim() - 1
