@@ -106,8 +106,7 @@ def _step(layout: str, effort: Effort, report: Report) -> Mapping[str, list[Cont
     shapes = steps.LAYOUTS[layout]
     others = {} if effort.is_short else peers.optimizers()
     makers = steps.TORCH | {name: make for name, (_, make) in others.items()}
-    cases = [steps.Case(design, form) for design in steps.DESIGNS for form in effort.forms
-             if form == unrolls.EAGER or layout in steps.COMPILED_LAYOUTS]
+    cases = [steps.Case(design, form) for design in steps.DESIGNS for form in effort.forms]
     measured = steps.measure(cases, makers, shapes, effort.repetitions, report)
     rows = [steps.row(case, shapes, measured) for case in cases]
     for case, row in zip(cases, rows, strict=True):

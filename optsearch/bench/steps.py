@@ -20,8 +20,6 @@ Maker = Callable[[list[Parameter]], Optimizer]
 LAYOUTS: dict[str, Shapes] = {"one 1000x1000 matrix": ((1000, 1000),),
                               "48 small tensors": ((64, 64), (64,), (64,), (64,)) * 12,
                               "MLP 64-32-10": ((32, 64), (32,), (10, 32), (10,))}
-# Larger models are not compiled even on request.
-COMPILED_LAYOUTS = {"48 small tensors", "MLP 64-32-10"}
 FUSED, FOREACH = "AdamW, fused", "AdamW, foreach"
 TORCH: dict[str, Maker] = {FUSED: lambda params: AdamW(params, fused=True),
                            FOREACH: lambda params: AdamW(params, foreach=True)}

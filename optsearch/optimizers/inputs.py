@@ -37,24 +37,26 @@ class Inputs:
     tensors: Tree = field(default_factory=dict)
     turns_tall: bool = False
 
-    def blocks(self, kernels: Kernels | None = None) -> "Iterator[BlockInputs]":
+    def blocks(self, kernels: Kernels | None = None, *, are_single: bool = False) -> "Iterator[BlockInputs]":
         """The blocks in order; who is done with one lets go of it, as its features take much memory.
 
-        Where there are several, their features are made twice, which costs less than keeping them: here for the mean
-        squares of whole tensors, by `kernels` where given, and again to be projected.
+        Of tensors that lie in several, features are made twice, which costs less than keeping them: here for the mean
+        squares of whole tensors, by `kernels` where given, and again to be projected. `are_single` asks for a block a
+        piece.
         """
-        blocks = self.layout.blocks
-        if len(blocks) == 1 or self.eps is None:
+        blocks = self.layout.single_blocks if are_single else self.layout.blocks
+        if self.eps is None:
             return (BlockInputs(self, block, self._part(block)) for block in blocks)
         means: dict[int, Tensor] = {}
         for block in blocks:
+            if block.is_whole:
+                continue
             inputs = BlockInputs(self, block, self._part(block))
             for piece, share in zip(block.pieces, inputs.mean_squares(kernels), strict=True):
                 means[piece.index] = means[piece.index] + share if piece.index in means else share
         scales = {index: (mean + self.eps).rsqrt() for index, mean in means.items()}
-        return (BlockInputs(self, block, self._part(block),
-                            {str(index): scales[piece.index] for index, piece in enumerate(block.pieces)})
-                for block in blocks)
+        return (BlockInputs(self, block, self._part(block), {} if block.is_whole else {
+            str(number): scales[piece.index] for number, piece in enumerate(block.pieces)}) for block in blocks)
 
     def _part(self, block: Block) -> Tree:
         return ({name: leaf[..., block.parameters] for name, leaf in self.parameters.items()}

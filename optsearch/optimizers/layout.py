@@ -64,6 +64,10 @@ class Piece:
     def width(self) -> int:
         return self.segment.matrix[1] if self.segment.is_matrix else 1
 
+    @property
+    def is_whole(self) -> bool:
+        return self.last - self.first == self.segment.matrix[0]
+
     @cached_property
     def rows(self) -> slice:
         start = self.segment.rows.start
@@ -107,6 +111,11 @@ class Block:
     @cached_property
     def tensors(self) -> slice:
         return slice(self.pieces[0].segment.tensors.start, self.pieces[-1].segment.tensors.stop)
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether all of it are whole tensors."""
+        return all(piece.is_whole for piece in self.pieces)
 
     @cached_property
     def kind(self) -> tuple[tuple[int, ...], ...]:
@@ -192,6 +201,11 @@ class Layout:
     def for_kernels(self, width: int) -> "Layout":
         """The same in the blocks that are best where compiled kernels hold `width` numbers a parameter."""
         return self if self.block_size == DEVICE_BLOCK_SIZE else _layout(self.shapes, KERNEL_NUMBERS // max(1, width))
+
+    @cached_property
+    def single_blocks(self) -> tuple[Block, ...]:
+        """As `blocks`, with one piece in each."""
+        return tuple(Block((piece,)) for block in self.blocks for piece in block.pieces)
 
     @cached_property
     def num_kinds(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optsearch import compiling
 from optsearch.compiling import Kernels
 from optsearch.errors import DesignError
 from optsearch.optimizers.adam import AdamW
@@ -19,7 +20,7 @@ from optsearch.optimizers.features import Features
 from optsearch.optimizers.graph import Structure, structure_of
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, Head
 from optsearch.optimizers.inputs import CONTEXT, FILM, BlockInputs, Inputs
-from optsearch.optimizers.layout import Layout
+from optsearch.optimizers.layout import Layout, joined
 from optsearch.optimizers.memory import MEMORIES, Memory, NoMemory
 from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
 from optsearch.optimizers.moment import Moment, Observation
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 CONTRACT = 2
 GRADIENT_CLIP = 1000.0
 ONE_NUMBER = Layout((("number", (1,)),))
+# Units of wider rules stand in memory: fused, they are better off without being joined for all tensors.
+NARROW = 8
 # What is kept of a rule's outputs, beside the names of its state.
 LEARNED, GATE = "learned", "gate"
 # Where a schedule is held when nobody knows how long the run will be: past any warm-up, before any decay.
@@ -211,17 +214,20 @@ class LearnedOptimizer:
     def _apply_rule(self, rule: Rule, weights: Tree, inputs: Inputs, state: Tree, kernels: Kernels | None) -> Tree:
         """The rule's next state, and with it `LEARNED` `[..., n]` and `GATE` `[..., gates, n]`."""
         whole: Tree = {}
-        for block in inputs.blocks(kernels):
+        parts: list[Tree] = []
+        are_single = compiling.is_fusing() and rule.width > NARROW
+        for block in inputs.blocks(kernels, are_single=are_single):
             place = block.block.parameters
             found = self._apply_to(rule, weights, block, {name: leaf[..., place] for name, leaf in state.items()},
                                    kernels)
-            if len(inputs.layout.blocks) == 1:
-                return found
+            if len(inputs.layout.blocks) == 1 or are_single:
+                parts.append(found)
+                continue
             whole = whole or {name: leaf.new_empty(*leaf.shape[:-1], inputs.layout.num_parameters)
                               for name, leaf in found.items()}
             for name, leaf in found.items():
                 whole[name][..., place] = leaf
-        return whole
+        return whole or {name: joined([part[name] for part in parts]) for name in parts[0]}
 
     def _apply_to(self, rule: Rule, weights: Tree, block: BlockInputs, state: Tree, kernels: Kernels | None) -> Tree:
         read, gates = self.head.num_outputs, self._num_gates
