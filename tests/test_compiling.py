@@ -115,10 +115,10 @@ def test_only_long_meta_trainings_are_compiled() -> None:
 
 
 def large_steps(design: LearnedOptimizer, *, compile: bool) -> list[Tensor]:
-    """Params, and all of the state, after three steps of a model of six blocks of four kinds."""
+    """Params, and all of the state, after three steps of a model of several blocks of two kinds or more."""
     weights = {name: leaf + 0.02 for name, leaf in design.init_weights(generator(0, "weights")).items()}
     params = [torch.nn.Parameter(torch.randn(shape, generator=generator(0, "params")))
-              for shape in ((300, 200), (300, 200), (300,))]
+              for shape in ((300, 400), (300,))]
     optimizer = LearnedTorchOptimizer(params, design, weights, lr=1.0, weight_decay=0.0, num_steps=20, compile=compile)
     for step in range(3):
         for param in params:

@@ -6,8 +6,9 @@ from math import log
 import torch
 from torch import Tensor
 
+from optsearch.optimizers.blocks import Block
 from optsearch.optimizers.constants import constant
-from optsearch.optimizers.layout import Block, Layout, joined
+from optsearch.optimizers.layout import Layout, joined
 from optsearch.trees import Tree
 
 # A learned decay is 1 - exp(10 (log(1 - decay) / 10 + offset)), so that small offsets move it on its own scale.

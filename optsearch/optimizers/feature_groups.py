@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from optsearch.optimizers import accumulators
+from optsearch.optimizers.blocks import Block
 from optsearch.optimizers.constants import constant
-from optsearch.optimizers.layout import Block
 from optsearch.optimizers.moment import Moment
 from optsearch.trees import Tree
 

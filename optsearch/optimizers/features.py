@@ -7,6 +7,7 @@ from torch import Tensor
 
 from optsearch.optimizers import accumulators, line_use
 from optsearch.optimizers.accumulators import Factored
+from optsearch.optimizers.blocks import Block
 from optsearch.optimizers.feature_groups import (
     ADAM_GROUPS,
     DECAYS,
@@ -22,7 +23,7 @@ from optsearch.optimizers.feature_groups import (
     View,
 )
 from optsearch.optimizers.inputs import COLUMN_FEATURES, ROW_FEATURES, SHARED, Inputs, normalised
-from optsearch.optimizers.layout import Block, Layout
+from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from optsearch import compiling
 from optsearch.compiling import Kernels
-from optsearch.optimizers.layout import Block, Layout, Piece, Place, joined
+from optsearch.optimizers.blocks import Block, Piece, Place
+from optsearch.optimizers.layout import Layout, joined
 from optsearch.optimizers.products import affine, stacked
 from optsearch.trees import Tree
 

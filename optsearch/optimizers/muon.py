@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from optsearch.optimizers.adam import AdamW
+from optsearch.optimizers.blocks import Segment
 from optsearch.optimizers.constants import constant
 from optsearch.optimizers.knobs import Knobs
-from optsearch.optimizers.layout import Segment, joined
+from optsearch.optimizers.layout import joined
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree

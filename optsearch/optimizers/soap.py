@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from optsearch.optimizers.adam import AdamW
+from optsearch.optimizers.blocks import Segment
 from optsearch.optimizers.knobs import Knobs
-from optsearch.optimizers.layout import Layout, Segment, joined
+from optsearch.optimizers.layout import Layout, joined
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.muon import SIZES, size_of_step
 from optsearch.optimizers.part import require
