@@ -13,9 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optsearch.errors import SpaceError, StudyError
 from optsearch.meta_training import MetaTraining
 from optsearch.optimizers import DESIGNS, LSTM, MLP, AdamW, History, LearnedOptimizer, Observation, named_design
+from optsearch.optimizers.kinds import PARTS
 from optsearch.optimizers.mixings import Residual
 from optsearch.optimizers.muon import Muon
-from optsearch.optimizers.optimizer import PARTS
 from optsearch.search import resources
 from optsearch.search.definition import StudyDefinition, define, preset
 from optsearch.search.rows import Suggest, extremes, random_suggest, trial_suggest

@@ -13,9 +13,10 @@ from optsearch.export.tiles import LANES, MOST, Tiles
 from optsearch.optimizers.feature_groups import FACTORED_LINE_GROUPS, PARAMETER_GROUPS, SHARED_GROUPS
 from optsearch.optimizers.heads import ExpMagnitude, OutputRMS, ParameterRMS, Raw
 from optsearch.optimizers.inputs import COLUMN_FEATURES, ROW_FEATURES, SHARED
+from optsearch.optimizers.kinds import PARTS
 from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Moment, Observation
-from optsearch.optimizers.optimizer import GATE, LEARNED, PARTS, LearnedOptimizer
+from optsearch.optimizers.optimizer import GATE, LEARNED, LearnedOptimizer
 from optsearch.optimizers.rules import MLP, Rule
 from optsearch.trees import Tree, within
 

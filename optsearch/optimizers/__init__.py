@@ -10,12 +10,13 @@ from optsearch.optimizers.features import Features
 from optsearch.optimizers.gnn import GNN
 from optsearch.optimizers.graph import Structure
 from optsearch.optimizers.heads import HEADS, ExpMagnitude, OutputRMS, ParameterRMS, Raw
+from optsearch.optimizers.kinds import PARTS
 from optsearch.optimizers.memory import MEMORIES, KeyValueMemory, NoMemory
 from optsearch.optimizers.mixings import MIXINGS, Fixed, Gated, NoMixing, Residual
 from optsearch.optimizers.model_graph import ModelGraph
 from optsearch.optimizers.moment import Observation
 from optsearch.optimizers.muon import Muon
-from optsearch.optimizers.optimizer import CONTRACT, PARTS, LearnedOptimizer
+from optsearch.optimizers.optimizer import CONTRACT, LearnedOptimizer
 from optsearch.optimizers.rules import GRU, LSTM, MLP, RULES, NoRule
 from optsearch.optimizers.schedules import SCHEDULES, Constant, Cosine, Progress
 from optsearch.optimizers.soap import SOAP

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,22 +11,23 @@ from torch import Tensor
 from optsearch import compiling
 from optsearch.compiling import Kernels
 from optsearch.errors import DesignError
+from optsearch.optimizers import kinds
 from optsearch.optimizers.adam import AdamW
-from optsearch.optimizers.bases import BASES, Base
+from optsearch.optimizers.bases import Base
 from optsearch.optimizers.candidates import Candidates
-from optsearch.optimizers.controllers import CONTROLLERS, Controller, NoController
+from optsearch.optimizers.controllers import Controller, NoController
 from optsearch.optimizers.costs import ONE_LAYER, Costs, costs_of
 from optsearch.optimizers.features import Features
 from optsearch.optimizers.graph import Structure, structure_of
-from optsearch.optimizers.heads import HEADS, ExpMagnitude, Head
+from optsearch.optimizers.heads import ExpMagnitude, Head
 from optsearch.optimizers.inputs import CONTEXT, FILM, BlockInputs, Inputs
 from optsearch.optimizers.layout import Layout, joined
-from optsearch.optimizers.memory import MEMORIES, Memory, NoMemory
-from optsearch.optimizers.mixings import MIXINGS, Mixing, Residual
+from optsearch.optimizers.memory import Memory, NoMemory
+from optsearch.optimizers.mixings import Mixing, Residual
 from optsearch.optimizers.moment import Moment, Observation
-from optsearch.optimizers.part import Config, part_from_config, part_to_config
-from optsearch.optimizers.rules import MLP, RULES, NoRule, Rule, init_layer, linear
-from optsearch.optimizers.schedules import SCHEDULES, Progress, Schedule
+from optsearch.optimizers.part import Config
+from optsearch.optimizers.rules import MLP, NoRule, Rule, init_layer, linear
+from optsearch.optimizers.schedules import Progress, Schedule
 from optsearch.optimizers.steering import Controls, Settings, Steering
 from optsearch.optimizers.tensors import TensorFeatures
 from optsearch.optimizers.words import html, line
@@ -45,11 +46,6 @@ NARROW = 8
 LEARNED, GATE = "learned", "gate"
 # Where a schedule is held when nobody knows how long the run will be: past any warm-up, before any decay.
 UNKNOWN_PROGRESS = 0.25
-
-PARTS: dict[str, Mapping[str, type]] = {
-    "features": {"groups": Features}, "rule": RULES, "head": HEADS, "schedule": SCHEDULES, "mixing": MIXINGS,
-    "base": BASES, "controller": CONTROLLERS, "tensors": {"groups": TensorFeatures}, "memory": MEMORIES,
-    "controls": {"settings": Controls}}
 
 
 @dataclass(frozen=True)
@@ -261,17 +257,9 @@ class LearnedOptimizer:
 
     def to_config(self) -> dict[str, Config]:
         """The design as plain data; `from_config` is the inverse."""
-        parts = {slot: getattr(self, slot) for slot in PARTS}
-        return {slot: part_to_config(PARTS[slot], part) for slot, part in parts.items() if part is not None}
+        return kinds.to_config(self)
 
     @staticmethod
     def from_config(config: Mapping[str, Config]) -> "LearnedOptimizer":
         """The design that a config describes; parts and fields left out keep their defaults."""
-        unknown = set(config) - set(PARTS)
-        if unknown:
-            raise DesignError(f"there is no part `{min(unknown)}`. Parts: {', '.join(PARTS)}.")
-        parts: dict[str, Any] = {slot: part_from_config(slot, PARTS[slot], part) for slot, part in config.items()}
-        mixing = parts.get("mixing", Residual())
-        if not mixing.has_base:
-            parts["base"] = None
-        return LearnedOptimizer(**parts)
+        return LearnedOptimizer(**kinds.parts_of(config))

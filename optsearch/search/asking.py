@@ -9,7 +9,8 @@ from optuna.distributions import BaseDistribution
 
 from optsearch.errors import DesignError
 from optsearch.meta_training.settings import MetaTraining
-from optsearch.optimizers.optimizer import PARTS, LearnedOptimizer
+from optsearch.optimizers.kinds import PARTS
+from optsearch.optimizers.optimizer import LearnedOptimizer
 from optsearch.search.rows import Leaf, Row, Suggest, Switches, choose, extremes, leaves, may_be_something, nearest
 
 META_TRAINING = "meta_training"

@@ -8,7 +8,7 @@ from typing import Any
 from optsearch.errors import DesignError, SpaceError
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.optimizers.designs import named_design
-from optsearch.optimizers.optimizer import PARTS
+from optsearch.optimizers.kinds import PARTS
 from optsearch.optimizers.part import part_from_config
 from optsearch.search import resources
 from optsearch.search.asking import (
