@@ -86,6 +86,9 @@ def test_a_card_says_what_was_measured(tmp_path: Path) -> None:
     assert "Meta-trained for 96,000 inner steps in 30 minutes of one core, of runs of up to 20 steps, on" in text
     learned = headline.learned
     assert f"| 20 | {learned.relative_loss.value:.3f} | {learned.speedup.value:.3f} |" in text
+    short, long = (result.baseline.finals for result in headline.results)
+    assert f" of 4 | {float((short / long).sort().values[1:3].mean()):.3f} |" in text
+    assert " of 4 | 1.000 |" in text
     assert "On 1 families, 20 steps each" in text
     assert "The search for this one took 500,000 inner steps on its small models: at a train speedup of" in text
     assert ("not to be earned back" in text) == (learned.train_speedup.value <= 1)

@@ -111,6 +111,9 @@ def test_the_page_has_everyone_and_the_second_time_costs_nothing(tmp_path: Path,
     text = page.read_text()
     assert all(title in text for title in ("SGD with momentum, cosine", "AdamW, default", "Other horizons",
                                            "Family by family", "profile.png"))
+    ends = {(result.family, result.horizon): result.baseline.finals for result in first.results}
+    itself = torch.cat([ends[family, 40] / ends[family, 20] for family in ("digits_mlp/64", "quadratics")])
+    assert f" of 6 | {float(itself.sort().values[1:5].mean()):.3f} |" in text
     assert json.loads((tmp_path / "page" / "evaluation.json").read_text())["standings"]["learned"]["num_trainings"] == 6
     assert (tmp_path / "page" / "profile.png").stat().st_size > 10_000
 

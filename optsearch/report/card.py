@@ -95,21 +95,32 @@ def _scores(evaluation: Content) -> Table:
 def _horizons(evaluation: Content) -> list[str]:
     """A table, where there are several."""
     rows = []
-    for horizon, trainings in _by_horizon(evaluation).items():
+    for horizon, trainings in _by_horizon(evaluation, LEARNED).items():
         means = (_mean(trainings, quantity) for quantity in ("relative_losses", "speedups", "train_speedups"))
         failed = sum(each["num_failed"] for each in trainings)
         total = sum(len(each["relative_losses"]) for each in trainings)
-        rows.append((f"{horizon}", *(f"{value:.3f}" for value in means), f"{failed} of {total}"))
-    found = Table("Shorter and longer runs", f"Over {title(BASELINE)}, tuned anew at each length.",
-                  ("steps", "relative loss", "speedup", "train speedup", "failed"), rows)
+        rows.append((f"{horizon}", *(f"{value:.3f}" for value in means), f"{failed} of {total}",
+                     f"{_itself(evaluation, horizon):.3f}"))
+    found = Table("Shorter and longer runs",
+                  f"Over {title(BASELINE)}, tuned anew at each length. Itself: its final losses ÷ its own after "
+                  f"{evaluation['horizon']} steps, which is what more steps are worth.",
+                  ("steps", "relative loss", "speedup", "train speedup", "failed", "AdamW itself"), rows)
     return [*found.markdown(), ""] if len(rows) > 1 else []
 
 
-def _by_horizon(evaluation: Content) -> dict[int, list[Content]]:
-    """What was measured of the learned one, family by family, the shortest runs first."""
+def _itself(evaluation: Content, horizon: int) -> float:
+    """Of the tuned baseline, as in `yardstick.baseline_itself`."""
+    found = _by_horizon(evaluation, BASELINE)
+    ratios = [now / then for at, reference in zip(found[horizon], found[evaluation["horizon"]], strict=True)
+              for now, then in zip(at["final_losses"], reference["final_losses"], strict=True)]
+    return float(interquartile_mean(torch.tensor(ratios)))
+
+
+def _by_horizon(evaluation: Content, contender: str) -> dict[int, list[Content]]:
+    """What was measured of one of them, family by family, the shortest runs first."""
     found: dict[int, list[Content]] = {}
-    for result in sorted(evaluation["results"], key=lambda result: result["horizon"]):
-        found.setdefault(result["horizon"], []).append(result["contenders"][LEARNED])
+    for result in sorted(evaluation["results"], key=lambda result: (result["horizon"], result["family"])):
+        found.setdefault(result["horizon"], []).append(result["contenders"][contender])
     return found
 
 
@@ -137,7 +148,8 @@ def _failures(evaluation: Content, large: Content | None) -> Iterator[str]:
                f"{named}{', ...' if len(worst) > NUM_NAMED else ''}.")
     else:
         yield f"It ended at most 5 % above tuned {title(BASELINE)} on all of {len(losses)} families."
-    means = {horizon: _mean(trainings, "relative_losses") for horizon, trainings in _by_horizon(evaluation).items()}
+    means = {horizon: _mean(trainings, "relative_losses")
+             for horizon, trainings in _by_horizon(evaluation, LEARNED).items()}
     for horizon, mean in means.items():
         if mean > FAILS and horizon != evaluation["horizon"]:
             yield f"On runs of {horizon:,} steps it ended at {mean:.2f} times the loss of {title(BASELINE)}."

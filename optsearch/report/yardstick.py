@@ -145,10 +145,19 @@ def _horizons(headline: Headline) -> Table:
     rows = []
     for horizon in sorted({result.horizon for result in headline.results}):
         results = [result for result in headline.results if result.horizon == horizon]
+        itself = baseline_itself(results, headline.main)
         for name in (LEARNED, TUNED_LEARNED):
             if name in results[0].measurements:
                 found = evaluation.standing(results, name)
                 rows.append((f"{horizon}", title(name), str(found.relative_loss), str(found.speedup),
-                             str(found.train_speedup), f"{found.num_failed} of {found.num_trainings}"))
-    return Table("Other horizons", "AdamW + cosine is tuned anew at each.",
-                 ("inner steps", "optimizer", "relative loss", "speedup", "train speedup", "failed"), rows)
+                             str(found.train_speedup), f"{found.num_failed} of {found.num_trainings}", f"{itself:.3f}"))
+    return Table("Other horizons", "AdamW + cosine is tuned anew at each. Itself: its final losses ÷ its own at "
+                 f"{headline.main[0].horizon} inner steps, which is what more steps are worth.",
+                 ("inner steps", "optimizer", "relative loss", "speedup", "train speedup", "failed", "AdamW itself"),
+                 rows)
+
+
+def baseline_itself(results: Sequence[Result], main: Sequence[Result]) -> float:
+    """Interquartile mean of the baseline's final losses ÷ its own on the same families and seeds in `main`."""
+    known = {result.family: result.baseline.finals for result in main}
+    return float(interquartile_mean(torch.cat([result.baseline.finals / known[result.family] for result in results])))
