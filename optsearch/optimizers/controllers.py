@@ -1,5 +1,6 @@
 """Controllers: networks over tensors that see how each one goes, with weights shared by all of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +56,9 @@ class Features:
 
     def project(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
         return affine(weight, bias, [self.values])
+
+    def through(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+        """Tensors are too few for a kernel to be worth its call."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from optsearch import compiling
 from optsearch.compiling import Kernels
+from optsearch.optimizers import chains
 from optsearch.optimizers.blocks import Block, Piece, Place
 from optsearch.optimizers.layout import Layout, joined
-from optsearch.optimizers.products import affine, stacked
+from optsearch.optimizers.products import affine, is_small, stacked
 from optsearch.trees import Tree
 
 # Names in `Inputs.rows`, `.columns`, `.common` and `.tensors`.
@@ -123,9 +124,40 @@ class BlockInputs:
         of columns, of the step and of the tensor are projected at their own size and broadcast. What a tensor's
         controller asks for by FiLM, a scale and a shift of the outputs, comes last.
         """
+        values = self.values
+        first = self._first(weight, bias, values)
+        parts = [self._projected(first, index, values) for index in range(len(self.block.pieces))]
+        return [joined(list(part)) for part in zip(*parts, strict=True)]
+
+    def through(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor | None:
+        """The features through layers with ReLU between them, `[..., outputs, n]`; None where there is no kernel.
+
+        Units stand in memory only for pieces of several tensors, for narrow ones and under FiLM.
+        """
+        if not compiling.is_fusing() or is_small(weights[0]) or not chains.is_for(self._like, weights):
+            return None
+        values = self.values
+        first, found = self._first(weights[0], biases[0], values), []
+        for index, (piece, place) in enumerate(self.block.placed):
+            if piece.segment.copies == 1 and first.film is None and (first.lines is None or not piece.segment.is_matrix
+                                                                     or piece.width >= chains.TILE):
+                seen = stacked([each[..., place.parameters] for each in values])
+                found.append(chains.chain(seen, [self._scaled(first.own, index, values), *weights[1:]],
+                                          [first.bias_of(place), *biases[1:]],
+                                          lines=None if first.lines is None else first.lines.of(piece, place)))
+            else:
+                hidden = stacked(self._projected(first, index, values))
+                found.append(chains.chain(hidden, weights[1:], biases[1:], begins_with_relu=True))
+        return joined(found)
+
+    @property
+    def _like(self) -> Tensor:
+        return next(iter(self.part.values()))
+
+    def _first(self, weight: Tensor, bias: Tensor, values: list[Tensor]) -> "_First":
+        """A map over all features, as it acts on each kind of them."""
         rows, columns, shared, context, film = (
             self.part.get(name) for name in (ROW_FEATURES, COLUMN_FEATURES, SHARED, CONTEXT, FILM))
-        values = self.values
         widths = [sum(each.shape[-2] for each in values)]
         widths += [0 if part is None else part.shape[-2] for part in (rows, columns)]
         widths.append(0 if shared is None else shared.shape[-1])
@@ -138,21 +170,22 @@ class BlockInputs:
             needs_both = self._has_vectors or self.inputs.turns_tall
             lines = _Lines(of_rows @ rows, of_columns @ columns, of_columns @ rows if needs_both else None,
                            of_rows @ columns if self.inputs.turns_tall else None)
-        of_tensors = None if context is None else of_context @ context
-        parts = []
-        for index, (piece, place) in enumerate(self.block.placed):
-            found = self._affine(own, bias, index, [each[..., place.parameters] for each in values])
-            for start, hidden in enumerate(found):
-                outputs = slice(start, start + 1) if len(found) > 1 else slice(None)
-                if lines is not None:
-                    lines.add(hidden, outputs, piece, place)
-                if of_tensors is not None:
-                    _copied(hidden, piece.segment.copies).add_(of_tensors[..., outputs, place.tensors, None])
-                if film is not None:
-                    scale, shift = (each[..., outputs, :, :] for each in film[..., place.tensors, None].chunk(2, -3))
-                    _copied(hidden, piece.segment.copies).mul_(1 + scale).add_(shift)
-            parts.append(found)
-        return [joined(list(part)) for part in zip(*parts, strict=True)]
+        return _First(own, bias, lines, None if context is None else of_context @ context, film)
+
+    def _projected(self, first: "_First", index: int, values: list[Tensor]) -> list[Tensor]:
+        """What the features of one piece's parameters give: all outputs, or each by itself."""
+        piece, place = self.block.placed[index]
+        found = self._affine(first.own, first.bias, index, [each[..., place.parameters] for each in values])
+        for start, hidden in enumerate(found):
+            outputs = slice(start, start + 1) if len(found) > 1 else slice(None)
+            if first.lines is not None:
+                first.lines.add(hidden, outputs, piece, place)
+            if first.of_tensors is not None:
+                _copied(hidden, piece.segment.copies).add_(first.of_tensors[..., outputs, place.tensors, None])
+            if first.film is not None:
+                scale, shift = (each[..., outputs, :, :] for each in first.film[..., place.tensors, None].chunk(2, -3))
+                _copied(hidden, piece.segment.copies).mul_(1 + scale).add_(shift)
+        return found
 
     @property
     def _has_vectors(self) -> bool:
@@ -160,16 +193,41 @@ class BlockInputs:
 
     def _affine(self, weight: Tensor, bias: Tensor, index: int, values: list[Tensor]) -> list[Tensor]:
         """What the own features of one piece's parameters give."""
-        if self.inputs.eps is None:
-            return affine(weight, bias, values)
-        copies = self.block.pieces[index].segment.copies
-        copied = [_copied(each, copies) for each in values]
-        scale = self.scales[str(index)] if self.scales else torch.cat(
-            [_scale(each, self.inputs.eps) for each in copied], -2)
-        if copies == 1:
-            return affine(weight * scale[..., None, :, 0], bias, values)
-        scales = scale[..., None].split([each.shape[-2] for each in values], -3)
+        if self.inputs.eps is None or self.block.pieces[index].segment.copies == 1:
+            return affine(self._scaled(weight, index, values), bias, values)
+        copied = [_copied(each, self.block.pieces[index].segment.copies) for each in values]
+        scales = self._scales(index, copied)[..., None].split([each.shape[-2] for each in values], -3)
         return affine(weight, bias, [(each * part).flatten(-2) for each, part in zip(copied, scales, strict=True)])
+
+    def _scaled(self, weight: Tensor, index: int, values: list[Tensor]) -> Tensor:
+        """What the own features of one tensor are multiplied with, which normalises them."""
+        if self.inputs.eps is None:
+            return weight
+        return weight * self._scales(index, [each[..., None, :] for each in values])[..., None, :, 0]
+
+    def _scales(self, index: int, copied: list[Tensor]) -> Tensor:
+        """Of one piece's features, `[..., f, copies]`."""
+        assert self.inputs.eps is not None
+        return self.scales[str(index)] if self.scales else torch.cat(
+            [_scale(each, self.inputs.eps) for each in copied], -2)
+
+
+@dataclass(frozen=True)
+class _First:
+    """A map over a block's features: over those of parameters, and what the others add.
+
+    `of_tensors` and `film` are `[..., outputs, tensors]` and, of scales and shifts, `[..., 2 * outputs, tensors]`.
+    """
+
+    own: Tensor
+    bias: Tensor
+    lines: "_Lines | None"
+    of_tensors: Tensor | None
+    film: Tensor | None
+
+    def bias_of(self, place: Place) -> Tensor:
+        """Of the one tensor in a place, `[..., outputs]`."""
+        return self.bias if self.of_tensors is None else self.bias + self.of_tensors[..., place.tensors].squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -190,6 +248,15 @@ class _Lines:
             hidden.unflatten(-1, (copies, -1, piece.width)).add_(of_rows[..., None]).add_(of_columns[..., None, :])
         elif self.rows_as_columns is not None:
             hidden.add_(self.rows[..., outputs, place.rows]).add_(self.rows_as_columns[..., outputs, place.rows])
+
+    def of(self, piece: Piece, place: Place) -> chains.Lines:
+        """What is added to one tensor's outputs; a vector is one row."""
+        if piece.segment.is_matrix:
+            rows, columns = self._of(piece)
+            return chains.Lines(rows[..., place.rows], columns[..., place.columns])
+        assert self.rows_as_columns is not None
+        both = self.rows[..., place.rows] + self.rows_as_columns[..., place.rows]
+        return chains.Lines(torch.zeros_like(both[..., :1]), both)
 
     def _of(self, piece: Piece) -> tuple[Tensor, Tensor]:
         num_rows, num_columns = piece.segment.matrix

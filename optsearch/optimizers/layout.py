@@ -17,7 +17,7 @@ from optsearch.trees import Tree
 # Parameters: so many that calls don't count, so few that a block's features stay in the cache.
 BLOCK_SIZE = 20_000
 # Numbers that a compiled kernel holds for a block, which takes fewer calls.
-KERNEL_NUMBERS = 192_000
+KERNEL_NUMBERS = 768_000
 # Beside a CPU calls are all that counts, until a block's features fill the memory.
 DEVICE_BLOCK_SIZE = 4_000_000
 

@@ -17,8 +17,7 @@ def affine(weight: Tensor, bias: Tensor, values: Sequence[Tensor]) -> list[Tenso
     Gives `[..., outputs, n]`. Where it will be fused and is small, it gives as many `[..., 1, n]`, each written out as
     a sum: then neither features nor units stand in memory.
     """
-    num_outputs, num_inputs = weight.shape[-2:]
-    if not compiling.is_fusing() or num_outputs * num_inputs > MOST_TERMS:
+    if not compiling.is_fusing() or not is_small(weight):
         return [(weight @ stacked(values)).add_(bias[..., None])]
     # A `cat` is computed once; anything else here would be anew for each few parameters.
     numbers = torch.cat([weight, bias[..., None]], -1)
@@ -30,6 +29,11 @@ def affine(weight: Tensor, bias: Tensor, values: Sequence[Tensor]) -> list[Tenso
             total = total + factor * row
         found.append(total[..., None, :])
     return found
+
+
+def is_small(weight: Tensor) -> bool:
+    """Whether products with it are worth writing out where they will be fused."""
+    return weight.shape[-2] * weight.shape[-1] <= MOST_TERMS
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:

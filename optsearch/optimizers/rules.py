@@ -1,6 +1,6 @@
 """Per-parameter rules: the small networks that turn features into a step, shared by all parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar, Protocol
@@ -21,6 +21,9 @@ class Projected(Protocol):
 
     def project(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
         """`weight @ features + bias`: `[..., outputs, n]`, or each output by itself."""
+
+    def through(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor | None:
+        """The features through layers with ReLU between them, `[..., outputs, n]`; None where there is no kernel."""
 
 
 class Rule(Protocol):
@@ -82,9 +85,14 @@ class MLP:
 
     def update(self, weights: Tree, inputs: Projected, state: Tree) -> tuple[Tensor, Tree]:
         activation = ACTIVATIONS[self.activation]
-        units = inputs.project(weights["hidden0.weight"], weights["hidden0.bias"])
-        for name in (*(f"hidden{index}" for index in range(1, self.num_layers)), "output"):
-            units = affine(weights[f"{name}.weight"], weights[f"{name}.bias"], [activation(each) for each in units])
+        names = [*(f"hidden{index}" for index in range(self.num_layers)), "output"]
+        (first, *layers), (bias, *biases) = ([weights[f"{name}.{kind}"] for name in names]
+                                             for kind in ("weight", "bias"))
+        if self.activation == "relu" and (found := inputs.through([first, *layers], [bias, *biases])) is not None:
+            return found, {}
+        units = inputs.project(first, bias)
+        for weight, bias in zip(layers, biases, strict=True):
+            units = affine(weight, bias, [activation(each) for each in units])
         return stacked(units), {}
 
 
