@@ -93,8 +93,9 @@ def test_other_layers_are_left_to_products(dtype: torch.dtype, width: int, needs
 
 
 @pytest.mark.parametrize("design", [
-    named_design("small_fc"), named_design("adamw_lstm"), replace(named_design("adamw_mlp"), rule=MLP(32, 3))],
-    ids=["small_fc", "film", "three layers"])
+    pytest.param(named_design("small_fc"), id="small_fc"),
+    pytest.param(named_design("adamw_lstm"), marks=pytest.mark.slow, id="film"),
+    pytest.param(replace(named_design("adamw_mlp"), rule=MLP(32, 3)), marks=pytest.mark.slow, id="three layers")])
 def test_compiled_steps_with_chains_are_the_steps_without(design: LearnedOptimizer,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices wide and narrow, vectors, and several of one shape."""
