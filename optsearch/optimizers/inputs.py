@@ -11,7 +11,7 @@ from optsearch.compiling import Kernels
 from optsearch.optimizers import chains
 from optsearch.optimizers.blocks import Block, Piece, Place
 from optsearch.optimizers.layout import Layout, joined
-from optsearch.optimizers.products import affine, is_small, stacked
+from optsearch.optimizers.products import NARROW, affine, stacked
 from optsearch.trees import Tree
 
 # Names in `Inputs.rows`, `.columns`, `.common` and `.tensors`.
@@ -134,15 +134,15 @@ class BlockInputs:
 
         Units stand in memory only for pieces of several tensors, for narrow ones and under FiLM.
         """
-        if not compiling.is_fusing() or is_small(weights[0]) or not chains.is_for(self._like, weights):
+        if not compiling.is_fusing() or weights[0].shape[-2] <= NARROW or not chains.is_for(self._like, weights):
             return None
         values = self.values
         first, found = self._first(weights[0], biases[0], values), []
         for index, (piece, place) in enumerate(self.block.placed):
             if piece.segment.copies == 1 and first.film is None and (first.lines is None or not piece.segment.is_matrix
                                                                      or piece.width >= chains.TILE):
-                seen = stacked([each[..., place.parameters] for each in values])
-                found.append(chains.chain(seen, [self._scaled(first.own, index, values), *weights[1:]],
+                seen = [each[..., place.parameters] for each in values]
+                found.append(chains.chain(stacked(seen), [self._scaled(first.own, index, seen), *weights[1:]],
                                           [first.bias_of(place), *biases[1:]],
                                           lines=None if first.lines is None else first.lines.of(piece, place)))
             else:

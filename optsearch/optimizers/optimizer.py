@@ -26,6 +26,7 @@ from optsearch.optimizers.memory import Memory, NoMemory
 from optsearch.optimizers.mixings import Mixing, Residual
 from optsearch.optimizers.moment import Moment, Observation
 from optsearch.optimizers.part import Config
+from optsearch.optimizers.products import NARROW
 from optsearch.optimizers.rules import MLP, NoRule, Rule, init_layer, linear
 from optsearch.optimizers.schedules import Progress, Schedule
 from optsearch.optimizers.steering import Controls, Settings, Steering
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 CONTRACT = 2
 GRADIENT_CLIP = 1000.0
 ONE_NUMBER = Layout((("number", (1,)),))
-# Units of wider rules stand in memory: fused, they are better off without being joined for all tensors.
-NARROW = 8
 # What is kept of a rule's outputs, beside the names of its state.
 LEARNED, GATE = "learned", "gate"
 # Where a schedule is held when nobody knows how long the run will be: past any warm-up, before any decay.

@@ -9,6 +9,8 @@ from optsearch import compiling
 
 # Products of more terms are faster as matrix products, and take long to compile when written out.
 MOST_TERMS = 160
+# Units of wider rules stand in memory: fused, they are better off without being joined for all tensors.
+NARROW = 8
 
 
 def affine(weight: Tensor, bias: Tensor, values: Sequence[Tensor]) -> list[Tensor]:
@@ -17,7 +19,7 @@ def affine(weight: Tensor, bias: Tensor, values: Sequence[Tensor]) -> list[Tenso
     Gives `[..., outputs, n]`. Where it will be fused and is small, it gives as many `[..., 1, n]`, each written out as
     a sum: then neither features nor units stand in memory.
     """
-    if not compiling.is_fusing() or not is_small(weight):
+    if not compiling.is_fusing() or weight.shape[-2] * weight.shape[-1] > MOST_TERMS:
         return [(weight @ stacked(values)).add_(bias[..., None])]
     # A `cat` is computed once; anything else here would be anew for each few parameters.
     numbers = torch.cat([weight, bias[..., None]], -1)
@@ -29,11 +31,6 @@ def affine(weight: Tensor, bias: Tensor, values: Sequence[Tensor]) -> list[Tenso
             total = total + factor * row
         found.append(total[..., None, :])
     return found
-
-
-def is_small(weight: Tensor) -> bool:
-    """Whether products with it are worth writing out where they will be fused."""
-    return weight.shape[-2] * weight.shape[-1] <= MOST_TERMS
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
