@@ -112,6 +112,9 @@ def test_only_long_meta_trainings_are_compiled() -> None:
     assert all(long.compiles(family, 1 / 3) for family in digits)
     assert not any(long.compiles(family, 0.01) for family in digits)
     assert not any(replace(long, compiling="never").compiles(family, 1 / 3) for family in digits)
+    decomposing = replace(long, optimizer=named_design("soap_gru"))
+    assert not any(decomposing.compiles(family, 1 / 3) for family in digits)
+    assert all(replace(decomposing, compiling="always").compiles(family, 1 / 3) for family in digits)
 
 
 def large_steps(design: LearnedOptimizer, *, compile: bool) -> list[Tensor]:

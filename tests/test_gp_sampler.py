@@ -289,7 +289,7 @@ def test_a_search_of_everything_begins_with_named_designs():
     sampler = make_sampler(definition, 0, optuna.pruners.NopPruner())
     space, study = definition.parsed_space(), optuna.create_study(sampler=sampler)
     found = [space.suggest(trial_suggest(study.ask())) for _ in range(4)]
-    names = ("soap_linear", "muon_linear", "muon_spectral", "muon_gru")
+    names = ("soap_gru", "soap_linear", "muon_linear", "muon_spectral")
     assert [design.fingerprint for design, _ in found] == [named_design(name).fingerprint for name in names]
     # Good starts are not to be lost in large steps.
     assert all(settings.meta_lr / settings.sigma < 0.05 for _, settings in found)

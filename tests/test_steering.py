@@ -1,3 +1,5 @@
+from math import exp
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
@@ -59,6 +61,18 @@ def test_settings_that_accumulate_over_the_run_end_alike_whatever_its_length(len
     torch.testing.assert_close(settings, torch.full_like(settings, GAIN))
     _, by_step = run(design(accumulates=True), set_to(optimizer, bias=1.0), length, told=length)
     torch.testing.assert_close(by_step, torch.full_like(settings, GAIN * length))
+
+
+def test_what_counts_at_once_is_added_to_what_accumulates_and_is_forgotten():
+    optimizer = design(accumulates=True, at_once=True)
+    weights = set_to(optimizer)
+    weights["controls.output.bias"][:] = torch.tensor([1.0, 3.0])
+    steps, settings = run(optimizer, weights, 5)
+    torch.testing.assert_close(settings, torch.full_like(settings, 5 * GAIN))
+    plain, _ = run(design(), set_to(design()), 5)
+    for count, (step, other) in enumerate(zip(steps, plain, strict=True), 1):
+        for name in PARAMS:
+            torch.testing.assert_close(step[name], exp(GAIN * (count + 3)) * other[name])
 
 
 def test_a_linear_controller_sees_the_others_on_average_or_not_at_all():

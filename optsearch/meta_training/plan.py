@@ -14,6 +14,7 @@ from optsearch.meta_training.estimate import Estimator
 from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.meta_training.settings import MetaTraining
 from optsearch.optimizers.optimizer import LearnedOptimizer
+from optsearch.optimizers.soap import SOAP
 from optsearch.seeds import generator
 from optsearch.tasks.distribution import TaskDistribution
 from optsearch.tasks.family import TaskFamily
@@ -109,7 +110,9 @@ class Plan:
     def compiles(self, family: TaskFamily, share: float) -> bool:
         """Whether a family's steps after the first point are worth compiling, where it has `share` of them."""
         updates = self.budget * (1 - self._part(1)) * share * family.num_parameters
-        return self.compiling == "always" or (self.compiling == "auto" and updates >= COMPILING_PAYS)
+        # Decompositions, most of what SOAP's steps take, are the same compiled: a tenth is won, by minutes of compiling.
+        pays = updates >= COMPILING_PAYS and not isinstance(self.optimizer.base, SOAP)
+        return self.compiling == "always" or (self.compiling == "auto" and pays)
 
 
 @dataclass(frozen=True)

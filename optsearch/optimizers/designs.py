@@ -21,13 +21,17 @@ from optsearch.optimizers.transformer import Transformer
 from optsearch.optimizers.watchful_mixings import Trust
 
 
-def _linear(base: Base) -> LearnedOptimizer:
+def _steered(base: Base, controller: Controller, controls: Controls) -> LearnedOptimizer:
+    """A base with a schedule, whose rates and decays follow what is seen of each tensor."""
     return LearnedOptimizer(
-        rule=NoRule(), schedule=Cosine(0.07), base=base, controller=Linear(),
+        rule=NoRule(), schedule=Cosine(0.07), base=base, controller=controller, controls=controls,
         tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
                                        "agreement", "gradient_trend", "size", "rank", "loss", "log_loss", "progress",
-                                       "settings")),
-        controls=Controls(tunes_base=True, accumulates=True, over_run=True, gain=30.0))
+                                       "settings")))
+
+
+def _linear(base: Base) -> LearnedOptimizer:
+    return _steered(base, Linear(), Controls(tunes_base=True, accumulates=True, over_run=True, gain=30.0))
 
 
 def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None) -> LearnedOptimizer:
@@ -40,6 +44,11 @@ def _on_adamw(controller: Controller | None = None, mixing: Mixing | None = None
 
 # One sentence each: what it is, and where it was published. A search begins with the first ones that its space holds.
 DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
+    "soap_gru": (
+        _steered(SOAP(weight_decay=0.1, beta2=0.98, shampoo_beta=0.98, adjust_lr="mup"),
+                 controllers.GRU(hidden_size=24),
+                 Controls(tunes_base=True, accumulates=True, over_run=True, at_once=True, gain=10.0)),
+        "SOAP whose rates and decays a GRU sets for each tensor, both for good and for the moment; for all domains"),
     "soap_linear": (
         _linear(SOAP(weight_decay=0.1, beta2=0.98, shampoo_beta=0.98, precondition_1d=True, adjust_lr="mup")),
         "SOAP whose rates and decays follow what is seen of each tensor, linearly: a good place to start"),
@@ -55,7 +64,7 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
         tensors=TensorFeatures(groups=("gradient", "parameter", "momentum", "second_moment", "momentum_ratio",
                                        "gradient_trend", "size", "rank", "loss", "progress", "settings")),
         controls=Controls(context_size=4, film=True, tunes_base=True)),
-        "Muon and a small MLP, under a GRU that sets each tensor's rate and decays; made for all domains"),
+        "Muon and a small MLP, under a GRU that sets each tensor's rate and decays"),
     "adamw_mlp": (_on_adamw(), "MLP residual on AdamW with a learned schedule"),
     "small_fc": (LearnedOptimizer(
         features=Features(groups=("small_fc",), learn_decays=True), rule=MLP(hidden_size=32), head=ExpMagnitude(),

@@ -184,8 +184,8 @@ class _Draft:
         if steering.memory.num_read:
             seen.append(self._part("memory", *seen))
         fields = {name: self.config["controls"][name] for name in ("kind", "gain", "accumulates")}
-        if fields["accumulates"] and self.design.controls.over_run:
-            fields["over_run"] = True
+        if fields["accumulates"]:
+            fields |= {name: True for name in ("over_run", "at_once") if getattr(self.design.controls, name)}
         sets = ["rate", *steering.knobs, *(["gate"] if steering.has_gate else [])]
         context = {"context_size": steering.controls.context_size} if self.design.context_size else {}
         return [self._add("controls", self._stack("controller", seen), "controls", fields | {"sets": sets} | context)]

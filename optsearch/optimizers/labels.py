@@ -104,7 +104,9 @@ class _Names:
         steering = self.design.steering
         how = f"gain {steering.controls.gain} accumulates {steering.controls.accumulates}"
         how += " over the run" if steering.controls.accumulates and steering.controls.over_run else ""
-        return (*_each(how, ("rate", *steering.knobs)), *_count("gate", int(steering.has_gate)),
+        sets = ("rate", *steering.knobs)
+        momentary = _each(f"gain {steering.controls.gain} at once", sets if steering.sets_at_once else ())
+        return (*_each(how, sets), *momentary, *_count("gate", int(steering.has_gate)),
                 *_count("context", self.design.controls.context_size))
 
     @cached_property

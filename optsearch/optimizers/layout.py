@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optsearch import trees
+from optsearch.compiling import is_fusing
 from optsearch.optimizers.blocks import Block, Piece, Segment
 from optsearch.optimizers.constants import constant
 from optsearch.trees import Tree
@@ -125,11 +126,15 @@ class Layout:
         return (vector[..., segment.parameters].unflatten(-1, (segment.copies, segment.size))
                 for segment in self.segments)
 
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        """Of each tensor, in parameters."""
+        return tuple(segment.size for segment in self.segments for _ in range(segment.copies))
+
     def root_mean_squares(self, vectors: Tensor) -> Tensor:
         """Of each tensor's part of `[..., k, num_parameters]`: `[..., k, num_tensors]`."""
         norms = torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in self.per_segment(vectors)], -1)
-        return norms / constant(tuple(max(1, segment.size)**0.5 for segment in self.segments
-                                      for _ in range(segment.copies)), norms)
+        return norms / constant(tuple(max(1, size)**0.5 for size in self._sizes), norms)
 
     def times(self, vector: Tensor, factors: Tensor) -> Tensor:
         """`[..., num_parameters]` times one factor a tensor, `[..., num_tensors]`."""
@@ -138,6 +143,9 @@ class Layout:
 
     def spread(self, values: Tensor) -> Tensor:
         """One number a tensor, `[..., num_tensors]`, as one a parameter."""
+        if not is_fusing():
+            sizes = constant(self._sizes, values.new_empty(0, dtype=torch.int64))
+            return values.repeat_interleave(sizes, -1, output_size=self.num_parameters)
         return joined([values[..., segment.tensors, None].expand(*values.shape[:-1], segment.copies, segment.size)
                        .flatten(-2) for segment in self.segments])
 

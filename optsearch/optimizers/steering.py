@@ -29,6 +29,7 @@ class Controls:
     (Perez et al. 2018, arxiv.org/abs/1709.07871). `tunes_base` lets it turn the knobs of the base, decays above all.
     `gain` is how strongly an output of 1 moves a logarithm; where it `accumulates`, outputs move settings on from where
     they are, as in NNAdam: by that much a step or, where that is to be the same for runs of any length, `over_run`.
+    `at_once`, as many outputs again are added to what has accumulated, for this step only.
     """
 
     context_size: int = 0
@@ -36,6 +37,7 @@ class Controls:
     tunes_base: bool = False
     accumulates: bool = False
     over_run: bool = False
+    at_once: bool = False
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -101,8 +103,12 @@ class Steering:
         return self.controller.width(self.num_inputs)
 
     @property
+    def sets_at_once(self) -> bool:
+        return self.controls.accumulates and self.controls.at_once
+
+    @property
     def num_outputs(self) -> int:
-        return self.num_settings + self.has_gate + self.controls.context_size
+        return self.num_settings * (1 + self.sets_at_once) + self.has_gate + self.controls.context_size
 
     def init_weights(self, generator: torch.Generator) -> Tree:
         """Random, but for a readout of zeros: a fresh controller sets nothing."""
@@ -142,15 +148,16 @@ class Steering:
 
     def _settings(self, weights: Tree, moment: Moment, embedding: Tensor, before: Tensor) -> tuple[Settings, Tensor]:
         outputs = rules.linear(weights, "output", embedding)
-        logs = self.controls.gain * outputs[..., :self.num_settings, :]
+        turned, rest = outputs.tensor_split([self.num_outputs - self.has_gate - self.controls.context_size], -2)
+        lasting, *momentary = (self.controls.gain * turned).split(self.num_settings, -2)
         if self.controls.accumulates:
             start = self.controls.gain * weights["start"][..., None]
             if self.controls.over_run:
-                logs = logs / run_length(moment)[..., None]
-            logs = logs + torch.where(moment.step[..., None] > 1, before, start)
-        logs = logs.clamp(-FARTHEST, FARTHEST)
+                lasting = lasting / run_length(moment)[..., None]
+            lasting = lasting + torch.where(moment.step[..., None] > 1, before, start)
+        lasting = lasting.clamp(-FARTHEST, FARTHEST)
+        logs = (lasting + momentary[0]).clamp(-FARTHEST, FARTHEST) if momentary else lasting
         knobs = {name: logs[..., index + 1, :] for index, name in enumerate(self.knobs)}
-        rest = outputs[..., self.num_settings:, :]
         return Settings(logs[..., 0, :], Knobs(moment.layout, knobs) if knobs else None,
                         rest[..., 0, :] if self.has_gate else None,
-                        rest[..., int(self.has_gate):, :] if self.controls.context_size else None, embedding), logs
+                        rest[..., int(self.has_gate):, :] if self.controls.context_size else None, embedding), lasting
