@@ -111,6 +111,23 @@ def test_a_card_says_what_was_measured_on_far_larger_models(tmp_path: Path) -> N
     assert "or on models of more than 2,410 parameters." in text
 
 
+def test_a_card_says_what_was_measured_on_runs_of_other_lengths(tmp_path: Path) -> None:
+    path, headlines = tmp_path / "mine.safetensors", []
+    artifact_of("adamw_mlp").save(path)
+    for horizon in (20, 40):
+        asked = Asked(path=path, tasks=("tabular_mlp/wine",), horizon=horizon, num_seeds=2)
+        headlines.append(evaluate_file(asked, quiet=True))
+        yardstick.write(headlines[-1], tmp_path / str(horizon), "optsearch evaluate")
+    result = call("models", "card", str(path), str(tmp_path / "20" / "evaluation.json"),
+                  "--length", str(tmp_path / "40" / "evaluation.json"))
+    assert result.returncode == 0, result.stderr
+    _, longer = path.with_suffix(".md").read_text().split("## Runs of 40 steps")
+    found = evaluation.duel(headlines[1].main, "learned", evaluation.BASELINE).relative_loss.to_config()
+    assert f"| AdamW, cosine | {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}) |" in longer
+    assert [line[:4] for line in longer.splitlines() if line.startswith(("| 20", "| 40"))] == ["| 20", "| 40"]
+    assert "Nothing here was measured on runs of more than 40 steps" in longer
+
+
 def test_a_card_needs_an_evaluation(tmp_path: Path) -> None:
     artifact_of("celo2").save(tmp_path / "mine.safetensors")
     (tmp_path / "a.json").write_text("{}")

@@ -41,6 +41,8 @@ def show(name: Annotated[str, typer.Argument(help="A name that `optsearch models
 def card(file: Annotated[Path, typer.Argument(help="A file made by `optsearch export`.")],
          evaluation: Annotated[Path, typer.Argument(help="evaluation.json of `optsearch evaluate --output`.")],
          large: Annotated[Path | None, typer.Option(help="Another evaluation.json, of far larger models.")] = None,
+         length: Annotated[list[Path] | None, typer.Option(
+             help="Another evaluation.json, of the same families over runs of another length; several times.")] = None,
          output: Annotated[Path | None, typer.Option("--output", "-o", help="By default beside the file, .md.")] = None,
          ) -> None:
     """Write the card of your own, from what `optsearch evaluate --suite` measured.
@@ -52,7 +54,8 @@ def card(file: Annotated[Path, typer.Argument(help="A file made by `optsearch ex
     from optsearch.report.card import read
 
     place = output or file.with_suffix(".md")
-    lines = written(file.stem, Artifact.load(file), read(evaluation), read(large) if large else None)
+    lines = written(file.stem, Artifact.load(file), read(evaluation), read(large) if large else None,
+                    [read(each) for each in length or ()])
     place.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"wrote {place}")
 

@@ -110,7 +110,7 @@ class Plan:
     def compiles(self, family: TaskFamily, share: float) -> bool:
         """Whether a family's steps after the first point are worth compiling, where it has `share` of them."""
         updates = self.budget * (1 - self._part(1)) * share * family.num_parameters
-        # Decompositions, most of what SOAP's steps take, are the same compiled: a tenth is won, by minutes of compiling.
+        # Decompositions take most of SOAP's steps, and are the same compiled: a tenth is won, for minutes of compiling.
         pays = updates >= COMPILING_PAYS and not isinstance(self.optimizer.base, SOAP)
         return self.compiling == "always" or (self.compiling == "auto" and pays)
 

@@ -48,7 +48,7 @@ DESIGNS: dict[str, tuple[LearnedOptimizer, str]] = {
         _steered(SOAP(weight_decay=0.1, beta2=0.98, shampoo_beta=0.98, adjust_lr="mup"),
                  controllers.GRU(hidden_size=24),
                  Controls(tunes_base=True, accumulates=True, over_run=True, at_once=True, gain=10.0)),
-        "SOAP whose rates and decays a GRU sets for each tensor, both for good and for the moment; for all domains"),
+        "SOAP whose rates and decays a GRU sets for each tensor, both for good and for the moment"),
     "soap_linear": (
         _linear(SOAP(weight_decay=0.1, beta2=0.98, shampoo_beta=0.98, precondition_1d=True, adjust_lr="mup")),
         "SOAP whose rates and decays follow what is seen of each tensor, linearly: a good place to start"),

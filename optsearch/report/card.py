@@ -1,7 +1,7 @@
 """The card of a learned optimizer: what it was learned on, how good it is, what it costs and where it fails."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,22 @@ FAILS, NUM_NAMED = 1.05, 8
 Content = Mapping[str, Any]
 
 
-def card(name: str, artifact: Artifact, evaluation: Content, large: Content | None = None) -> list[str]:
+def card(name: str, artifact: Artifact, evaluation: Content, large: Content | None = None,
+         lengths: Sequence[Content] = ()) -> list[str]:
     """Markdown, from what `optsearch evaluate --output` wrote as `evaluation.json`; `name` is what `load` is given.
 
-    `large` is another such, of models far larger than those learned on.
+    `large` is another such, of models far larger than those learned on; `lengths` are of the same families, over runs
+    of other lengths.
     """
     costs = artifact.design.costs()
+    evaluation = {**evaluation, "results": [result for each in (evaluation, *lengths) for result in each["results"]]}
     return [f"# {name}", "", _in_a_sentence(evaluation), "", "```python",
             f'optimizer = optsearch.load("{name}")(model.parameters(), num_steps={evaluation["horizon"]})', "```", "",
             "## What it is", "", *_learned_on(artifact), "",
-            *_scores(evaluation).markdown(), "", *_horizons(evaluation), *(_on_large(large) if large else ()),
+            *_scores(evaluation, "How good it is").markdown(), "",
+            *(text for each in lengths
+              for text in (*_scores(each, f"Runs of {each['horizon']:,} steps").markdown(), "")),
+            *_horizons(evaluation), *(_on_large(large) if large else ()),
             "## What it costs", "",
             f"{costs.num_weights:,} weights; a step makes {costs.flops_per_parameter:.0f} FLOPs of matrix products and "
             f"keeps {costs.state_bytes_per_parameter:.0f} bytes of state a parameter. A training step, model included, "
@@ -79,15 +85,15 @@ def _learned_on(artifact: Artifact) -> Iterator[str]:
             yield "Before that:"
 
 
-def _scores(evaluation: Content) -> Table:
+def _scores(evaluation: Content, heading: str) -> Table:
     rows = [(title(name), _interval(found["relative_loss"]), _interval(found["speedup"]),
              _interval(found["train_speedup"]), f"{found['num_better']} of {found['num_families']}",
              f"{found['worst']:.2f} on {found['worst_family']}")
             for name, found in evaluation["duels"].items()]
     count, horizon = len(evaluation["families"]), evaluation["horizon"]
-    return Table("How good it is",
-                 f"On {count} families, {horizon} steps each, not tuned; the others' learning rates are tuned on each "
-                 "family but where it says default. Interquartile means with 95 % intervals: final loss ÷ theirs "
+    return Table(heading,
+                 f"On {count} families, {horizon:,} steps each, not tuned; the others' learning rates are tuned on "
+                 "each family but where it says default. Interquartile means with 95 % intervals: final loss ÷ theirs "
                  "(below 1 is better), and how many times sooner it reaches theirs.",
                  ("over", "relative loss", "speedup", "train speedup", "better", "worst"), rows)
 
