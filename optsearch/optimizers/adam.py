@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,19 @@ from optsearch.optimizers.layout import Layout
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
 from optsearch.trees import Tree
+
+Decay = Tensor | float
+
+
+class Averaging(NamedTuple):
+    """`sums` to keep; decays, the sums of the averages' weights, and eps: numbers or one a parameter."""
+
+    sums: Tree
+    beta1: Decay
+    beta2: Decay
+    first_weight: Tensor
+    second_weight: Tensor
+    eps: Decay
 
 
 @dataclass(frozen=True)
@@ -42,37 +55,41 @@ class AdamW:
     def _averaged(self, moment: Moment, squared: Tensor, state: Tree,
                   knobs: Knobs | None) -> tuple[Tree, Callable[[Tensor], Tensor]]:
         """The next averages, and what makes a direction of a momentum, both without bias."""
-        in_place = moment.in_place
-        beta1, beta2 = self._decays(moment, knobs)
+        in_place, decays = moment.in_place, self._decays(moment, knobs)
+        how = self._as_they_are(moment, decays) if knobs is None else self._turned(moment, decays, state, knobs)
         first, second = (torch.lerp(values, state[name], beta, out=state[name] if in_place else None)
-                         for name, values, beta in (("first", moment.gradient, beta1), ("second", squared, beta2)))
-        after = {"first": first, "second": second}
-        if knobs is None:
-            corrections = 1 - self.beta1**moment.step, 1 - self.beta2**moment.step
-            eps: Tensor | float = self.eps
-        else:
-            after |= {"first_sum": knobs.weight("beta1", self.beta1, state["first_sum"]),
-                      "second_sum": knobs.weight("beta2", self.beta2, state["second_sum"])}
-            corrections = (moment.layout.spread(after["first_sum"][..., 0, :]),
-                           moment.layout.spread(after["second_sum"][..., 0, :]))
-            eps = knobs.scaled("eps", self.eps)
+                         for name, values, beta in (("first", moment.gradient, how.beta1),
+                                                    ("second", squared, how.beta2)))
 
         def scaled(momentum: Tensor) -> Tensor:
-            root = (second / corrections[1]).clamp_min_(ROOT_FLOOR).sqrt_()
-            root = root.add_(eps) if in_place else root + eps
-            direction = momentum / corrections[0]
+            root = (second / how.second_weight).clamp_min_(ROOT_FLOOR).sqrt_()
+            root = root.add_(how.eps) if in_place else root + how.eps
+            direction = momentum / how.first_weight
             return direction.div_(root) if in_place else direction / root
 
-        return after, scaled
+        return {"first": first, "second": second} | how.sums, scaled
+
+    def _as_they_are(self, moment: Moment, decays: tuple[Decay, Decay]) -> Averaging:
+        beta1, beta2 = (moment.layout.spread(decay) if isinstance(decay, Tensor) else decay for decay in decays)
+        return Averaging({}, beta1, beta2, 1 - self.beta1**moment.step, 1 - self.beta2**moment.step, self.eps)
+
+    def _turned(self, moment: Moment, decays: tuple[Decay, Decay], state: Tree, knobs: Knobs) -> Averaging:
+        beta1, beta2 = (torch.as_tensor(decay)[..., None, :] for decay in decays)
+        first_sum = beta1 * state["first_sum"] + (1 - beta1)
+        second_sum = beta2 * state["second_sum"] + (1 - beta2)
+        # All at once: how many calls there are is what a step on small tensors costs.
+        rows = torch.cat([beta1, beta2, first_sum, second_sum,
+                          knobs.tensor_scaled("eps", self.eps)[..., None, :]], -2)
+        return Averaging({"first_sum": first_sum, "second_sum": second_sum}, *moment.layout.spread(rows).unbind(-2))
 
     def _decayed(self, direction: Tensor, moment: Moment) -> Tensor:
         return direction.add_(moment.params, alpha=self.weight_decay) if self.weight_decay else direction
 
-    def _decays(self, moment: Moment, knobs: Knobs | None) -> tuple[Any, Any]:
-        """Numbers, or tensors where they are turned."""
+    def _decays(self, moment: Moment, knobs: Knobs | None) -> tuple[Decay, Decay]:
+        """Numbers, or one a tensor."""
         if knobs is None:
             return self.beta1, self.beta2
-        return knobs.decay("beta1", self.beta1), knobs.decay("beta2", self.beta2)
+        return knobs.tensor_decay("beta1", self.beta1), knobs.tensor_decay("beta2", self.beta2)
 
     def averages(self, state: Tree) -> Tree:
         return {"momentum": state["first"][..., None, :], "second_moment": state["second"][..., None, :]}

@@ -18,17 +18,17 @@ class Segment:
     tensors: slice
     is_matrix: bool
 
-    @property
+    @cached_property
     def copies(self) -> int:
         return self.tensors.stop - self.tensors.start
 
-    @property
+    @cached_property
     def matrix(self) -> tuple[int, int]:
         """Rows and columns of one copy."""
         return ((self.rows.stop - self.rows.start) // self.copies,
                 (self.columns.stop - self.columns.start) // self.copies)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Parameters of one copy."""
         return (self.parameters.stop - self.parameters.start) // self.copies

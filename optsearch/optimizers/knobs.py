@@ -24,13 +24,12 @@ class Knobs:
 
     def scaled(self, name: str, value: float) -> Tensor:
         """A positive number of each parameter."""
-        return self.layout.spread(value * self.offsets[name].exp())
-
-    def weight(self, name: str, value: float, before: Tensor) -> Tensor:
-        """The sum of an average's weights `[..., 1, tensors]`, which its bias correction divides by."""
-        decay = self.tensor_decay(name, value)[..., None, :]
-        return decay * before + (1 - decay)
+        return self.layout.spread(self.tensor_scaled(name, value))
 
     def tensor_decay(self, name: str, value: float) -> Tensor:
         """The decay of each tensor, `[..., tensors]`."""
         return 1 - ((1 - value) * self.offsets[name].exp()).clamp(LEAST_NEWS, 1)
+
+    def tensor_scaled(self, name: str, value: float) -> Tensor:
+        """A positive number of each tensor, `[..., tensors]`."""
+        return value * self.offsets[name].exp()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from optsearch import trees
-from optsearch.compiling import is_fusing
 from optsearch.optimizers.blocks import Block, Piece, Segment
 from optsearch.optimizers.constants import constant
 from optsearch.trees import Tree
@@ -123,31 +122,45 @@ class Layout:
 
     def per_segment(self, vector: Tensor) -> Iterator[Tensor]:
         """The parts of `[..., num_parameters]` that belong to each segment, `[..., copies, size]`."""
-        return (vector[..., segment.parameters].unflatten(-1, (segment.copies, segment.size))
-                for segment in self.segments)
+        parts = vector.split_with_sizes(self._lengths, -1)
+        # Where one step is thousands of calls on small tensors, the cheapest call that does it counts.
+        return (part.unsqueeze(-2) if segment.copies == 1 else torch.unflatten(part, -1, (segment.copies, segment.size))
+                for segment, part in zip(self.segments, parts, strict=True))
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        """Of each segment, in parameters."""
+        return [segment.copies * segment.size for segment in self.segments]
 
     @cached_property
     def _sizes(self) -> tuple[int, ...]:
         """Of each tensor, in parameters."""
         return tuple(segment.size for segment in self.segments for _ in range(segment.copies))
 
-    def root_mean_squares(self, vectors: Tensor) -> Tensor:
+    def norms(self, vectors: Tensor) -> Tensor:
         """Of each tensor's part of `[..., k, num_parameters]`: `[..., k, num_tensors]`."""
-        norms = torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in self.per_segment(vectors)], -1)
-        return norms / constant(tuple(max(1, size)**0.5 for size in self._sizes), norms)
+        return torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in self.per_segment(vectors)], -1)
+
+    def root_mean_squares(self, norms: Tensor) -> Tensor:
+        """Of each tensor, by its norm `[..., num_tensors]`."""
+        return norms / constant(self._roots, norms)
+
+    @cached_property
+    def _roots(self) -> tuple[float, ...]:
+        return tuple(max(1, size)**0.5 for size in self._sizes)
 
     def times(self, vector: Tensor, factors: Tensor) -> Tensor:
         """`[..., num_parameters]` times one factor a tensor, `[..., num_tensors]`."""
-        return joined([(part * factors[..., segment.tensors, None]).flatten(-2)
-                       for segment, part in zip(self.segments, self.per_segment(vector), strict=True)])
+        return vector * self.spread(factors)
 
     def spread(self, values: Tensor) -> Tensor:
         """One number a tensor, `[..., num_tensors]`, as one a parameter."""
-        if not is_fusing():
-            sizes = constant(self._sizes, values.new_empty(0, dtype=torch.int64))
-            return values.repeat_interleave(sizes, -1, output_size=self.num_parameters)
-        return joined([values[..., segment.tensors, None].expand(*values.shape[:-1], segment.copies, segment.size)
-                       .flatten(-2) for segment in self.segments])
+        parts = zip(self.segments, values.split_with_sizes([segment.copies for segment in self.segments], -1),
+                    strict=True)
+        batch = values.shape[:-1]
+        return joined([part.expand(*batch, segment.size) if segment.copies == 1 else
+                       part[..., None].expand(*batch, segment.copies, segment.size).flatten(-2)
+                       for segment, part in parts])
 
     def dots(self, first: Tensor, second: Tensor) -> Tensor:
         """Inner products of each tensor's parts of two vectors: `[..., num_tensors]`."""

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from optsearch.optimizers.adam import AdamW
+from optsearch.optimizers.adam import AdamW, Decay
 from optsearch.optimizers.blocks import Segment
 from optsearch.optimizers.constants import constant
 from optsearch.optimizers.knobs import Knobs
@@ -94,14 +94,14 @@ class Muon(AdamW):
                 parts[index] = scaled.add(params, alpha=self.weight_decay).flatten(-2)
         return joined(parts), after
 
-    def _decays(self, moment: Moment, knobs: Knobs | None) -> tuple[Any, Any]:
+    def _decays(self, moment: Moment, knobs: Knobs | None) -> tuple[Decay, Decay]:
         """The first is `momentum` for matrices and `beta1` for all others."""
-        beta1, momentum, beta2 = ((self.beta1, self.momentum, self.beta2) if knobs is None else
-                                  (knobs.tensor_decay("beta1", self.beta1),
-                                   knobs.tensor_decay("momentum", self.momentum), knobs.decay("beta2", self.beta2)))
+        names = "beta1", "momentum", "beta2"
+        beta1, momentum, beta2 = (getattr(self, name) if knobs is None else
+                                  knobs.tensor_decay(name, getattr(self, name)) for name in names)
         is_matrix = constant(tuple(float(segment.is_matrix) for segment in moment.layout.segments
                                    for _ in range(segment.copies)), moment.gradient)
-        return moment.layout.spread(beta1 + is_matrix * (momentum - beta1)), beta2
+        return beta1 + is_matrix * (momentum - beta1), beta2
 
 
 def orthogonal(matrices: Tensor, num_iterations: int) -> Tensor:

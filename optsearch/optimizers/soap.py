@@ -1,7 +1,8 @@
 """SOAP: AdamW in the eigenbasis of each matrix's gradients."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -25,13 +26,13 @@ SHIFT = 1e-3
 
 @dataclass(frozen=True)
 class Turn:
-    """The bases in which the matrices of one segment are seen, `[..., copies, size, size]`; None where as they are."""
+    """The bases in which the matrices of one segment are seen, `[n, size, size]`; None where as they are."""
 
     left: Tensor | None
     right: Tensor | None
 
     def into(self, matrices: Tensor) -> Tensor:
-        """`[..., copies, rows, columns]` in these bases."""
+        """`[n, rows, columns]` in these bases."""
         return _between(self.left.mT if self.left is not None else None, matrices, self.right)
 
     def squares(self, gradients: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class Turn:
         squares = self.into(gradients).square()
         if self.left is None and self.right is None:
             return squares
-        return squares + ROUNDING * squares.mean((-2, -1), keepdim=True)
+        return squares.add(squares.mean((-2, -1), keepdim=True), alpha=ROUNDING)
 
     def out_of(self, matrices: Tensor) -> Tensor:
         """The inverse of `into`."""
@@ -47,8 +48,8 @@ class Turn:
 
 
 def _between(left: Tensor | None, matrices: Tensor, right: Tensor | None) -> Tensor:
-    matrices = matrices if left is None else left @ matrices
-    return matrices if right is None else matrices @ right
+    matrices = matrices if left is None else left.bmm(matrices)
+    return matrices if right is None else matrices.bmm(right)
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,25 @@ class SOAP(AdamW):
         return super().init(layout, like, num_tuned) | {"factors": torch.zeros_like(bases), "bases": bases}
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
-        layout = moment.layout
-        turns, kept = self._turns(moment, state)
-        squared = joined([turn.squares(part).flatten(-3) for turn, part
-                          in zip(turns, _matrices(layout, moment.gradient), strict=True)])
+        layout, batch = moment.layout, moment.gradient.shape[:-1]
+        kept = self._kept(moment, state)
+        turns = [Turn(*sides) for sides in _sides(kept["bases"], self._sizes(layout))]
+        squared = _vector(batch, [turn.squares(part) for turn, part
+                                  in zip(turns, _matrices(layout, moment.gradient), strict=True)])
         averages, scaled = self._averaged(moment, squared, state, knobs)
-        turned = joined([turn.into(part).flatten(-3) for turn, part
-                         in zip(turns, _matrices(layout, averages["first"]), strict=True)])
+        turned = _vector(batch, [turn.into(part) for turn, part
+                                 in zip(turns, _matrices(layout, averages["first"]), strict=True)])
         parts = zip(turns, layout.segments, _matrices(layout, scaled(turned)), strict=True)
-        direction = joined([self._sized(segment, turn.out_of(part)).flatten(-3) for turn, segment, part in parts])
+        direction = _vector(batch, [self._sized(segment, turn.out_of(part)) for turn, segment, part in parts])
         return self._decayed(direction, moment), averages | kept
 
     def _sized(self, segment: Segment, steps: Tensor) -> Tensor:
         size = size_of_step(self.adjust_lr, segment) if segment.is_matrix else 1.0
         return steps if size == 1.0 else size * steps
+
+    def _sizes(self, layout: Layout) -> list[int]:
+        """Of each segment its copies, and rows and columns of the bases of one, 0 where it has none."""
+        return [size for segment in layout.segments for size in (segment.copies, *self._basis_sizes(segment))]
 
     def _basis_sizes(self, segment: Segment) -> tuple[int, int]:
         """Rows and columns of the bases of one copy, 0 where it has none."""
@@ -106,57 +112,68 @@ class SOAP(AdamW):
         left, right = (size if 1 < size <= MAX_SIZE else 0 for size in sizes)
         return left, right
 
-    def _turns(self, moment: Moment, state: Tree) -> tuple[list[Turn], Tree]:
-        """One for each segment, and the next factors and bases."""
-        layout = moment.layout
-        sides = zip(_matrices(layout, moment.gradient.detach()), self._sides(layout, state["factors"]), strict=True)
-        factors = [[None if factor is None else torch.lerp(seen @ seen.mT, factor, self.shampoo_beta)
-                    for seen, factor in zip((gradients, gradients.mT), before, strict=True)]
-                   for gradients, before in sides]
-        bases = list(self._sides(layout, state["bases"]))
+    def _kept(self, moment: Moment, state: Tree) -> Tree:
+        """The next factors and bases."""
+        layout, gradient = moment.layout, moment.gradient.detach()
+        batch = gradient.shape[:-1]
+        products = []
+        for segment, part in zip(layout.segments, _matrices(layout, gradient), strict=True):
+            sides = zip(self._basis_sizes(segment), (part, part.mT), strict=True)
+            flat = [seen.bmm(seen.mT).view(*batch, segment.copies, size**2) for size, seen in sides if size]
+            products += [joined(flat).flatten(-2)] if flat else []
+        factors = torch.lerp(joined(products), state["factors"], self.shampoo_beta) if products else state["factors"]
         is_due = (moment.step - 1) % self.precondition_frequency == 0
-        after = iter(torch.ops.optsearch.iterated(_present(factors), _present(bases), is_due))
-        bases = [[None if basis is None else next(after) for basis in pair] for pair in bases]
-        return ([Turn(left, right) for left, right in bases],
-                {"factors": _joined(moment, factors), "bases": _joined(moment, bases)})
-
-    def _sides(self, layout: Layout, leaf: Tensor) -> Iterator[list[Tensor | None]]:
-        """Of `factors` or `bases`, the left and the right ones of each segment, `[..., copies, size, size]`."""
-        start = 0
-        for segment in layout.segments:
-            sizes = self._basis_sizes(segment)
-            end = start + segment.copies * sum(size**2 for size in sizes)
-            parts = leaf[..., start:end].unflatten(-1, (segment.copies, -1)) if end > start else leaf
-            places = (slice(0, sizes[0]**2), slice(sizes[0]**2, None))
-            yield [parts[..., place].unflatten(-1, (size, size)) if size else None
-                   for size, place in zip(sizes, places, strict=True)]
-            start = end
+        return {"factors": factors,
+                "bases": torch.ops.optsearch.iterated(factors, state["bases"], self._sizes(layout), is_due)}
 
 
 def _matrices(layout: Layout, vector: Tensor) -> Iterator[Tensor]:
-    """Every segment's, `[..., copies, rows, columns]`; vectors are one column."""
+    """Every segment's, `[n, rows, columns]` with one for each copy of each in the batch; vectors are one column."""
+    count = prod(vector.shape[:-1])
     for segment, part in zip(layout.segments, layout.per_segment(vector), strict=True):
-        yield part.unflatten(-1, segment.matrix) if segment.is_matrix else part[..., None]
+        shape = segment.matrix if segment.is_matrix else (segment.size, 1)
+        yield part.reshape(count * segment.copies, *shape)
 
 
-def _present(sides: Iterable[Sequence[Tensor | None]]) -> list[Tensor]:
-    return [side for pair in sides for side in pair if side is not None]
+def _vector(batch: torch.Size, parts: list[Tensor]) -> Tensor:
+    """The inverse of `_matrices`."""
+    return joined([part.reshape(*batch, -1) for part in parts])
 
 
-def _joined(moment: Moment, sides: Iterable[Sequence[Tensor | None]]) -> Tensor:
-    """Of each segment, copy after copy, the left one and then the right one."""
-    parts = [[side.flatten(-2) for side in pair if side is not None] for pair in sides]
-    flat = [joined(pair).flatten(-2) for pair in parts if pair]
-    return joined(flat) if flat else moment.gradient[..., :0]
+def _sides(leaf: Tensor, sizes: list[int]) -> Iterator[list[Tensor | None]]:
+    """Of factors or bases `[..., n]`, the left and the right ones of each segment, `[copies in the batch, size, size]`.
+
+    They lie segment after segment and there copy after copy, the left one and then the right one; `sizes` are `_sizes`.
+    """
+    count, triples = prod(leaf.shape[:-1]), list(zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True))
+    lengths = [copies * (left**2 + right**2) for copies, left, right in triples]
+    for part, (copies, left, right) in zip(leaf.split_with_sizes(lengths, -1), triples, strict=True):
+        sides = part.reshape(count * copies, -1).split_with_sizes([left**2, right**2], -1)
+        yield [side.unflatten(-1, (size, size)) if size else None
+               for side, size in zip(sides, (left, right), strict=True)]
 
 
-def _iterated(factors: list[Tensor], bases: list[Tensor], is_due: Tensor) -> list[Tensor]:
+def _iterated(factors: Tensor, bases: Tensor, sizes: list[int], is_due: Tensor) -> Tensor:
     """The bases after one power iteration, which a shift leaves where the factor is 0; others stay as they are."""
-    # Elsewhere a look at values would wait for all that was queued.
-    if is_due.device.type == "cpu" and not is_due.any():
-        return [basis.clone(memory_format=torch.contiguous_format) for basis in bases]
-    return [torch.where(is_due[..., None, None], _power_iteration(factor, basis), basis).contiguous()
-            for factor, basis in zip(factors, bases, strict=True)]
+    if is_due.device.type != "cpu":
+        # There a look at values would wait for all that was queued.
+        return torch.where(is_due, _power_iterations(factors, bases, sizes), bases).contiguous()
+    after = bases.clone(memory_format=torch.contiguous_format)
+    (due,) = is_due.flatten().nonzero(as_tuple=True)
+    if len(due) and after.numel():
+        rows, seen = (leaf.reshape(is_due.numel(), -1) for leaf in (after, factors))
+        rows[due] = _power_iterations(seen[due], rows[due], sizes)
+    return after
+
+
+def _power_iterations(factors: Tensor, bases: Tensor, sizes: list[int]) -> Tensor:
+    """Of all in `[..., n]`."""
+    after = []
+    for pair in zip(*(_sides(leaf, sizes) for leaf in (factors, bases)), strict=True):
+        flat = [_power_iteration(factor, basis).flatten(-2) for factor, basis in zip(*pair, strict=True)
+                if factor is not None and basis is not None]
+        after += [joined(flat).view(*bases.shape[:-1], -1)] if flat else []
+    return joined(after) if after else bases
 
 
 def _power_iteration(factor: Tensor, basis: Tensor) -> Tensor:
@@ -164,12 +181,12 @@ def _power_iteration(factor: Tensor, basis: Tensor) -> Tensor:
     return torch.linalg.qr(factor @ basis + shift * basis).Q
 
 
-def _like_iterated(_factors: list[Tensor], bases: list[Tensor], _is_due: Tensor) -> list[Tensor]:
-    return [torch.empty_like(basis, memory_format=torch.contiguous_format) for basis in bases]
+def _like_iterated(_factors: Tensor, bases: Tensor, _sizes: list[int], _is_due: Tensor) -> Tensor:
+    return torch.empty_like(bases, memory_format=torch.contiguous_format)
 
 
 # An operator of its own: what is compiled may not look at values, and decompositions are most of a step's time.
 _LIBRARY = torch.library.Library("optsearch", "DEF")
-_LIBRARY.define("iterated(Tensor[] factors, Tensor[] bases, Tensor is_due) -> Tensor[]")
+_LIBRARY.define("iterated(Tensor factors, Tensor bases, int[] sizes, Tensor is_due) -> Tensor")
 _LIBRARY.impl("iterated", _iterated, "CompositeExplicitAutograd")
 torch.library.register_fake("optsearch::iterated", _like_iterated, lib=_LIBRARY)

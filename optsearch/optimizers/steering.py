@@ -9,10 +9,11 @@ from optsearch.optimizers import rules
 from optsearch.optimizers.controllers import Controller, NoController
 from optsearch.optimizers.gnn import GNN
 from optsearch.optimizers.knobs import Knobs
+from optsearch.optimizers.losses import run_length
 from optsearch.optimizers.memory import Memory
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
-from optsearch.optimizers.tensors import READ_GRAPH, Scene, TensorFeatures, run_length
+from optsearch.optimizers.tensors import READ_GRAPH, Scene, TensorFeatures
 from optsearch.trees import Tree, prefixed, within
 
 # How far, in natural logarithms, settings may stray from where they start.

@@ -1,8 +1,8 @@
 """What a controller sees: each tensor as a few numbers, and how the run goes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import log
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from optsearch.optimizers.constants import constant
 from optsearch.optimizers.feature_groups import PROGRESS_CENTRES, PROGRESS_GAIN
+from optsearch.optimizers.layout import Layout
+from optsearch.optimizers.losses import MOST_LOSS, NUM_AVERAGES, Losses
 from optsearch.optimizers.model_graph import KINDS
 from optsearch.optimizers.moment import Moment
 from optsearch.optimizers.part import require
@@ -17,15 +19,14 @@ from optsearch.trees import Tree
 
 LOG_FLOOR = 1e-10
 LOG_SCALE = 10.0
-# Averages of the loss go from this half-life to the length of the run, or to that of a run of unknown length.
-SHORTEST, NUM_AVERAGES, UNKNOWN_LENGTH = 10.0, 10, 1000.0
 # Fewer losses than this say nothing about a trend.
 FIRST_TREND = 3
-MOST_LOSS = 1e6
 LENGTH_FLOOR = 1e-12
 # Steps over which averages of the gradient's size are taken.
 TREND_LENGTHS = (3.0, 30.0, 300.0)
 MAX_RANK = 4
+# Numbers of each tensor.
+Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -33,111 +34,99 @@ class Scene:
     """One step as a controller sees it.
 
     `averages` has `momentum` `[..., k, n]` and `second_moment` `[..., s, n]` where the design keeps them;
-    `settings` `[..., k, tensors]` are what the controller last set; `trends` what its features remember.
+    `settings` `[..., k, tensors]` are what the controller last set; `before` what its features remember.
     """
 
     moment: Moment
     averages: Tree
     settings: Tensor
-    trends: Tree
+    before: Tree
 
-    def logs(self, vectors: Tensor) -> Tensor:
-        """Log of the root mean square over each tensor, about 1 for 1 and about 0 for 5e-5: `[..., k, tensors]`."""
-        return 1 + (self.moment.layout.root_mean_squares(vectors) + LOG_FLOOR).log() / LOG_SCALE
+    def logs(self, norms: Tensor) -> Tensor:
+        """Log of the root mean square by the norm of each tensor, about 1 for 1 and about 0 for 5e-5."""
+        return 1 + (self.moment.layout.root_mean_squares(norms) + LOG_FLOOR).log() / LOG_SCALE
+
+    def norms(self, vectors: Tensor) -> Tensor:
+        """Of each tensor's part: `[..., k, tensors]`."""
+        return self.moment.layout.norms(vectors)
+
+    @cached_property
+    def gradient_norms(self) -> Tensor:
+        return self.norms(self.moment.gradient[..., None, :])
+
+    @cached_property
+    def momentum_norms(self) -> Tensor:
+        return self.norms(self.averages["momentum"])
 
     @cached_property
     def gradient_logs(self) -> Tensor:
-        return self.logs(self.moment.gradient[..., None, :])
+        return self.logs(self.gradient_norms)
 
     @cached_property
     def momentum_logs(self) -> Tensor:
-        return self.logs(self.averages["momentum"])
+        return self.logs(self.momentum_norms)
 
-    def of_tensors(self, rows: list[list[float]]) -> Tensor:
-        """Numbers that never change, a list a tensor, as `[..., k, tensors]`."""
-        values = constant(tuple(map(tuple, rows)), self.moment.gradient).T
+    @cached_property
+    def gradients(self) -> Tree:
+        """What is remembered of the gradient's size, with this step's."""
+        before = self.before["gradients"]
+        now = self.gradient_logs.expand_as(before)
+        return {"gradients": torch.lerp(now, before, _gradient_decays(self.moment).expand_as(before))}
+
+    @cached_property
+    def losses(self) -> Losses:
+        return Losses.after(self.moment, self.before)
+
+    def of_tensors(self, rows: Rows) -> Tensor:
+        """Numbers that never change as `[..., k, tensors]`."""
+        values = constant(rows, self.moment.gradient).T
         return values.expand(*self.moment.gradient.shape[:-1], *values.shape)
 
 
-def _shapes(scene: Scene) -> list[tuple[int, ...]]:
-    return [shape for _, shape in scene.moment.layout.shapes]
-
-
-def _size(scene: Scene) -> Tensor:
+@lru_cache(maxsize=256)
+def _sizes(layout: Layout) -> Rows:
     """Log of the number of parameters, and whether the tensor is a matrix."""
-    layout = scene.moment.layout
-    return scene.of_tensors([[log(max(1, segment.size)) / LOG_SCALE, float(segment.is_matrix)]
-                             for segment in layout.segments for _ in range(segment.copies)])
+    return tuple((log(max(1, segment.size)) / LOG_SCALE, float(segment.is_matrix))
+                 for segment in layout.segments for _ in range(segment.copies))
 
 
-def _one_hot(index: int, length: int) -> list[float]:
-    return [float(place == index) for place in range(length)]
+@lru_cache(maxsize=256)
+def _ranks(layout: Layout) -> Rows:
+    return tuple(_one_hot(min(len(shape), MAX_RANK), MAX_RANK + 1) for _, shape in layout.shapes)
+
+
+def _one_hot(index: int, length: int) -> tuple[float, ...]:
+    return tuple(float(place == index) for place in range(length))
 
 
 def _kind(scene: Scene) -> Tensor:
     model = scene.moment.model
-    return scene.of_tensors([_one_hot(KINDS.index(model.kind(name)), len(KINDS))
-                             for name, _ in scene.moment.layout.shapes])
+    return scene.of_tensors(tuple(_one_hot(KINDS.index(model.kind(name)), len(KINDS))
+                                  for name, _ in scene.moment.layout.shapes))
 
 
 def _depth(scene: Scene) -> Tensor:
     model = scene.moment.model
-    return scene.of_tensors([[model.depth(name)] for name, _ in scene.moment.layout.shapes])
-
-
-def run_length(moment: Moment) -> Tensor:
-    """Steps that the run has, `[..., 1]`; `UNKNOWN_LENGTH` where nobody knows."""
-    return torch.full_like(moment.step, UNKNOWN_LENGTH) if moment.num_steps is None else moment.num_steps
-
-
-def _loss_decays(scene: Scene) -> Tensor:
-    """`[..., averages, 1]`, spaced evenly on a log scale."""
-    places = torch.linspace(0, 1, NUM_AVERAGES, device=scene.moment.step.device)
-    length = run_length(scene.moment).clamp(min=SHORTEST)
-    return torch.exp(-1 / (SHORTEST * (length / SHORTEST) ** places))[..., None]
-
-
-def _corrected(sums: Tensor, decays: Tensor, step: Tensor) -> Tensor:
-    return sums / (1 - decays ** step[..., None])
-
-
-def _averaged_losses(scene: Scene) -> Tree:
-    """What remains of the losses after this step's, and the lowest that each average has been."""
-    if scene.moment.loss is None:
-        return {name: scene.trends[name] for name in ("losses", "lowest")}
-    decays, step = _loss_decays(scene), scene.moment.step
-    loss = torch.nan_to_num(scene.moment.loss, nan=MOST_LOSS).clamp(-MOST_LOSS, MOST_LOSS)[..., None]
-    # So that one wild batch doesn't hide all that comes after it. Corrected by one step too many, as VeLO and Celo do:
-    # at first, losses may hardly rise.
-    before = _corrected(scene.trends["losses"], decays, step)
-    loss = torch.where(step[..., None] > 1, torch.minimum(loss, 2 * before.amax(-2, keepdim=True).abs()), loss)
-    losses = torch.lerp(loss.expand_as(before), scene.trends["losses"], decays.expand_as(before))
-    return {"losses": losses, "lowest": torch.minimum(scene.trends["lowest"], _corrected(losses, decays, step))}
+    return scene.of_tensors(tuple((model.depth(name),) for name, _ in scene.moment.layout.shapes))
 
 
 def _loss(scene: Scene) -> Tensor:
     """Averages against the next slower ones, from their lowest, as in VeLO and Celo (arxiv.org/abs/2211.09760)."""
-    averages = _corrected(scene.trends["losses"], _loss_decays(scene), scene.moment.step)
-    lowest = scene.trends["lowest"][..., :-1, :]
+    averages, lowest = scene.losses.averages, scene.losses.lowest[..., :-1, :]
     faster, slower = averages[..., :-1, :] - lowest, averages[..., 1:, :] - lowest
     trend = (faster / slower.clamp(min=1e-8) - 1).clamp(-1, 1)
     is_known = scene.moment.loss is not None
     return torch.where(scene.moment.step[..., None] >= FIRST_TREND, trend * is_known, torch.zeros_like(trend))
 
 
-def _gradient_decays(scene: Scene) -> Tensor:
-    return torch.exp(-1 / constant(TREND_LENGTHS, scene.moment.step))[:, None]
-
-
-def _averaged_gradients(scene: Scene) -> Tree:
-    before = scene.trends["gradients"]
-    now = scene.gradient_logs.expand_as(before)
-    return {"gradients": torch.lerp(now, before, _gradient_decays(scene).expand_as(before))}
+def _gradient_decays(moment: Moment) -> Tensor:
+    return torch.exp(-1 / constant(TREND_LENGTHS, moment.step))[:, None]
 
 
 def _gradient_trend(scene: Scene) -> Tensor:
     """How much larger the gradient is than it has been, over several lengths of time."""
-    return scene.gradient_logs - _corrected(scene.trends["gradients"], _gradient_decays(scene), scene.moment.step)
+    weights = 1 - _gradient_decays(scene.moment) ** scene.moment.step[..., None]
+    return scene.gradient_logs - scene.gradients["gradients"] / weights
 
 
 def _log_loss(scene: Scene) -> Tensor:
@@ -152,24 +141,21 @@ def _momentum_ratio(scene: Scene) -> Tensor:
 
 def _agreement(scene: Scene) -> Tensor:
     """Cosine of the gradient with each momentum: above 0 where steps could be longer, below 0 where they overshoot."""
-    layout, momentum = scene.moment.layout, scene.averages["momentum"]
-    gradient = scene.moment.gradient[..., None, :].expand_as(momentum)
-    one, other = (layout.dots(each, each).clamp(min=LENGTH_FLOOR**2).sqrt() for each in (gradient, momentum))
-    return layout.dots(gradient, momentum) / (one * other)
+    one, other = (norms.clamp(min=LENGTH_FLOOR) for norms in (scene.gradient_norms, scene.momentum_norms))
+    return scene.moment.layout.dots(scene.moment.gradient[..., None, :], scene.averages["momentum"]) / (one * other)
 
 
 # Numbers a tensor: `[..., width, tensors]`.
 TENSOR_GROUPS: dict[str, Callable[[Scene], Tensor]] = {
     "gradient": lambda scene: scene.gradient_logs,
-    "parameter": lambda scene: scene.logs(scene.moment.params[..., None, :]),
+    "parameter": lambda scene: scene.logs(scene.norms(scene.moment.params[..., None, :])),
     "momentum": lambda scene: scene.momentum_logs,
-    "second_moment": lambda scene: scene.logs(scene.averages["second_moment"].sqrt()),
+    "second_moment": lambda scene: scene.logs(scene.norms(scene.averages["second_moment"].sqrt())),
     "momentum_ratio": _momentum_ratio,
     "agreement": _agreement,
     "gradient_trend": _gradient_trend,
-    "size": _size,
-    "rank": lambda scene: scene.of_tensors([_one_hot(min(len(shape), MAX_RANK), MAX_RANK + 1)
-                                            for shape in _shapes(scene)]),
+    "size": lambda scene: scene.of_tensors(_sizes(scene.moment.layout)),
+    "rank": lambda scene: scene.of_tensors(_ranks(scene.moment.layout)),
     "kind": _kind,
     "depth": _depth,
     "loss": _loss,
@@ -221,10 +207,9 @@ class TensorFeatures:
         return state
 
     def observe(self, scene: Scene, kept: dict[str, int]) -> tuple[Tensor, Tree]:
-        """The numbers `[..., f, tensors]`, and what to remember; `scene.trends` is what was remembered."""
-        trends = _averaged_losses(scene) if "loss" in self.groups else {}
+        """The numbers `[..., f, tensors]`, and what to remember; `scene.before` is what was remembered."""
+        trends = scene.losses.tree if "loss" in self.groups else {}
         if "gradient_trend" in self.groups:
-            trends |= _averaged_gradients(scene)
-        scene = replace(scene, trends=trends)
+            trends |= scene.gradients
         names = [name for name in self.groups if self.width(name, kept)]
         return torch.cat([TENSOR_GROUPS[name](scene) for name in names], -2), trends
