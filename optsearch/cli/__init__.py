@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from optsearch.cli.adapt import adapt
+from optsearch.cli.average import average
 from optsearch.cli.bench import benches
 from optsearch.cli.designs import designs
 from optsearch.cli.embeddings import embeddings
@@ -135,6 +136,7 @@ def spaces(as_json: JsonOption = False) -> None:
 
 studies.command()(finalists)
 app.command()(adapt)
+app.command()(average)
 app.command()(evaluate)
 app.command()(report)
 app.command()(embeddings)

@@ -70,9 +70,17 @@ def _in_a_sentence(evaluation: Content) -> str:
 
 
 def _learned_on(artifact: Artifact) -> Iterator[str]:
-    source: Content | None = artifact.provenance
     design = line(artifact.design).strip("<>").removeprefix("LearnedOptimizer: ").partition(";")[0]
     yield f"Its parts: {design}."
+    parts = artifact.provenance.get("averaged", [])
+    if parts:
+        yield f"The mean of the weights of {len(parts)} of one design, each learned by itself:"
+    for part in parts or [artifact.provenance]:
+        yield from _history(part)
+
+
+def _history(source: Content | None) -> Iterator[str]:
+    """What it was learned on, and before that what it began with."""
     while source and source.get("tasks"):
         minutes = max(1, round(source.get("seconds", 0) / 60))
         took = f" in {minutes:,} minute{'s' * (minutes > 1)} of one core" if "seconds" in source else ""

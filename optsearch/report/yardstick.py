@@ -79,15 +79,21 @@ def _facts(headline: Headline) -> Iterator[str]:
     yield (f"{headline.path.name}: {len(headline.main)} families, {len(first.finals)} inner seeds each, "
            f"{headline.horizon} inner steps, test rows. Losses are relative to AdamW + cosine with warm-up, its "
            "learning rate tuned on each family at the same horizon.")
-    if source.get("families"):
-        weights = source.get("weights") or [1.0] * len(source["tasks"])
-        learned_on = ", ".join(f"{name} ({weight:.3g})" for name, weight in zip(source["tasks"], weights, strict=True))
-        is_chosen = (source.get("num_trials") or 0) > 1
-        yield (f"\nMeta-trained for {source['inner_steps']:,} inner steps on {learned_on}; selected on "
-               f"{', '.join(source['families']['validation']) or 'other rows and seeds of the same tasks'}"
-               f"{', the best of ' + str(source['num_trials']) + ' trials' if is_chosen else ''}.")
+    parts = source.get("averaged", [])
+    if parts:
+        yield f"\nThe mean of the weights of {len(parts)} of one design:"
+    yield from (f"\n{_learned_on(each)}" for each in parts or [source] if each.get("families"))
     yield (f"\nOf these families, {len(seen)} were seen in meta-training or selection"
            f"{': ' + ', '.join(sorted(seen)) if seen else ''}. Made in {headline.seconds:,.0f} s by")
+
+
+def _learned_on(source: dict[str, Any]) -> str:
+    weights = source.get("weights") or [1.0] * len(source["tasks"])
+    learned_on = ", ".join(f"{name} ({weight:.3g})" for name, weight in zip(source["tasks"], weights, strict=True))
+    is_chosen = (source.get("num_trials") or 0) > 1
+    return (f"Meta-trained for {source['inner_steps']:,} inner steps on {learned_on}; selected on "
+            f"{', '.join(source['families']['validation']) or 'other rows and seeds of the same tasks'}"
+            f"{', the best of ' + str(source['num_trials']) + ' trials' if is_chosen else ''}.")
 
 
 def _everyone(headline: Headline) -> Table:
