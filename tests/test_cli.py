@@ -213,7 +213,9 @@ def test_evaluate_prints_one_object(home: Path) -> None:
     assert content["num_pruned"] == 1
     assert Path("curves.png").read_bytes()[:4] == b"\x89PNG"
     assert not Path("studies").exists()
-    assert call("evaluate", "best.safetensors", "--task", "quadratics").stdout.count("relative loss") == 1
+    again = call("evaluate", "best.safetensors", "--task", "quadratics")
+    assert again.stdout.count("relative loss") == 1
+    assert "There is no database" in again.stderr
 
 
 def test_workers_are_handed_the_devices_in_turn() -> None:

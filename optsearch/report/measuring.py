@@ -94,6 +94,9 @@ def measure(asked: Asked, num_workers: int = 1, *, quiet: bool = False) -> list[
     jobs = asked.jobs(horizon)
     results = []
     with progress.meter("comparing", len(jobs), quiet=quiet) as meter:
+        if not _is_kept(asked.url):
+            meter.say(f"There is no database at {resolve_url(asked.url)}: an interrupted run will begin again. A study "
+                      "makes one; --storage names another.")
         for result in parallel.each(partial(_result, asked, horizon), jobs, num_workers):
             results.append(result)
             meter.update(len(results), f"{result.family}, {result.horizon} steps")
@@ -114,9 +117,11 @@ def _result(asked: Asked, main_horizon: int, job: tuple[str, int]) -> Result:
 
 
 def _cache(url: str | None) -> evaluation.Cache:
-    if not database_exists(resolve_url(url)):
-        return evaluation.uncached
-    return content_cache(Records(url))
+    return content_cache(Records(url)) if _is_kept(url) else evaluation.uncached
+
+
+def _is_kept(url: str | None) -> bool:
+    return database_exists(resolve_url(url))
 
 
 def tasks_for(path: Path) -> tuple[str, ...]:
