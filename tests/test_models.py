@@ -114,8 +114,8 @@ def test_a_card_says_what_was_measured_on_far_larger_models(tmp_path: Path) -> N
 def test_a_card_says_what_was_measured_on_runs_of_other_lengths(tmp_path: Path) -> None:
     path, headlines = tmp_path / "mine.safetensors", []
     artifact_of("adamw_mlp").save(path)
-    for horizon in (20, 40):
-        asked = Asked(path=path, tasks=("tabular_mlp/wine",), horizon=horizon, num_seeds=2)
+    for horizon, tasks, num_seeds in ((20, ("quadratics", "tabular_mlp/wine"), 3), (40, ("tabular_mlp/wine",), 2)):
+        asked = Asked(path=path, tasks=tasks, horizon=horizon, num_seeds=num_seeds)
         headlines.append(evaluate_file(asked, quiet=True))
         yardstick.write(headlines[-1], tmp_path / str(horizon), "optsearch evaluate")
     result = call("models", "card", str(path), str(tmp_path / "20" / "evaluation.json"),
@@ -124,7 +124,12 @@ def test_a_card_says_what_was_measured_on_runs_of_other_lengths(tmp_path: Path) 
     _, longer = path.with_suffix(".md").read_text().split("## Runs of 40 steps")
     found = evaluation.duel(headlines[1].main, "learned", evaluation.BASELINE).relative_loss.to_config()
     assert f"| AdamW, cosine | {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}) |" in longer
-    assert [line[:4] for line in longer.splitlines() if line.startswith(("| 20", "| 40"))] == ["| 20", "| 40"]
+    rows = [line for line in longer.splitlines() if line.startswith(("| 20", "| 40"))]
+    assert [row[:4] for row in rows] == ["| 20", "| 40"]
+    # Of the family and the seeds that were measured at both.
+    short, long = (next(result.measurements[evaluation.BASELINE].finals for result in headline.main
+                        if result.family == "tabular_mlp/wine") for headline in headlines)
+    assert rows[1].endswith(f"| {float((long / short[:2]).mean()):.3f} |")
     assert "Nothing here was measured on runs of more than 40 steps" in longer
 
 

@@ -1,7 +1,7 @@
 """The card of a learned optimizer: what it was learned on, how good it is, what it costs and where it fails."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ def card(name: str, artifact: Artifact, evaluation: Content, large: Content | No
          lengths: Sequence[Content] = ()) -> list[str]:
     """Markdown, from what `optsearch evaluate --output` wrote as `evaluation.json`; `name` is what `load` is given.
 
-    `large` is another such, of models far larger than those learned on; `lengths` are of the same families, over runs
-    of other lengths.
+    `large` is another such, of models far larger than those learned on; `lengths` are of all or some of the same
+    families and seeds, over runs of other lengths.
     """
     costs = artifact.design.costs()
     evaluation = {**evaluation, "results": [result for each in (evaluation, *lengths) for result in each["results"]]}
@@ -109,36 +109,39 @@ def _scores(evaluation: Content, heading: str) -> Table:
 def _horizons(evaluation: Content) -> list[str]:
     """A table, where there are several."""
     rows = []
-    for horizon, trainings in _by_horizon(evaluation, LEARNED).items():
+    for horizon, found in _by_horizon(evaluation, LEARNED).items():
+        trainings = found.values()
         means = (_mean(trainings, quantity) for quantity in ("relative_losses", "speedups", "train_speedups"))
         failed = sum(each["num_failed"] for each in trainings)
         total = sum(len(each["relative_losses"]) for each in trainings)
         rows.append((f"{horizon}", *(f"{value:.3f}" for value in means), f"{failed} of {total}",
                      f"{_itself(evaluation, horizon):.3f}"))
-    found = Table("Shorter and longer runs",
+    table = Table("Shorter and longer runs",
                   f"Over {title(BASELINE)}, tuned anew at each length. Itself: its final losses ÷ its own after "
                   f"{evaluation['horizon']} steps, which is what more steps are worth.",
                   ("steps", "relative loss", "speedup", "train speedup", "failed", "AdamW itself"), rows)
-    return [*found.markdown(), ""] if len(rows) > 1 else []
+    return [*table.markdown(), ""] if len(rows) > 1 else []
 
 
 def _itself(evaluation: Content, horizon: int) -> float:
-    """Of the tuned baseline, as in `yardstick.baseline_itself`."""
+    """Of the tuned baseline, as in `yardstick.baseline_itself`, where there are both."""
     found = _by_horizon(evaluation, BASELINE)
-    ratios = [now / then for at, reference in zip(found[horizon], found[evaluation["horizon"]], strict=True)
-              for now, then in zip(at["final_losses"], reference["final_losses"], strict=True)]
+    references = found[evaluation["horizon"]]
+    # Seeds are counted from the first, so that fewer are the same.
+    ratios = [now / then for family, at in found[horizon].items() if family in references
+              for now, then in zip(at["final_losses"], references[family]["final_losses"], strict=False)]
     return float(interquartile_mean(torch.tensor(ratios)))
 
 
-def _by_horizon(evaluation: Content, contender: str) -> dict[int, list[Content]]:
-    """What was measured of one of them, family by family, the shortest runs first."""
-    found: dict[int, list[Content]] = {}
+def _by_horizon(evaluation: Content, contender: str) -> dict[int, dict[str, Content]]:
+    """What was measured of one of them, by family, the shortest runs first."""
+    found: dict[int, dict[str, Content]] = {}
     for result in sorted(evaluation["results"], key=lambda result: (result["horizon"], result["family"])):
-        found.setdefault(result["horizon"], []).append(result["contenders"][contender])
+        found.setdefault(result["horizon"], {})[result["family"]] = result["contenders"][contender]
     return found
 
 
-def _mean(trainings: list[Content], quantity: str) -> float:
+def _mean(trainings: Iterable[Content], quantity: str) -> float:
     return float(interquartile_mean(torch.tensor([value for each in trainings for value in each[quantity]])))
 
 
@@ -162,8 +165,8 @@ def _failures(evaluation: Content, large: Content | None) -> Iterator[str]:
                f"{named}{', ...' if len(worst) > NUM_NAMED else ''}.")
     else:
         yield f"It ended at most 5 % above tuned {title(BASELINE)} on all of {len(losses)} families."
-    means = {horizon: _mean(trainings, "relative_losses")
-             for horizon, trainings in _by_horizon(evaluation, LEARNED).items()}
+    means = {horizon: _mean(found.values(), "relative_losses")
+             for horizon, found in _by_horizon(evaluation, LEARNED).items()}
     for horizon, mean in means.items():
         if mean > FAILS and horizon != evaluation["horizon"]:
             yield f"On runs of {horizon:,} steps it ended at {mean:.2f} times the loss of {title(BASELINE)}."
