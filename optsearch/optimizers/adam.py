@@ -17,7 +17,7 @@ from optsearch.trees import Tree
 Decay = Tensor | float
 
 
-class Averaging(NamedTuple):
+class Weighing(NamedTuple):
     """`sums` to keep; decays, the sums of the averages' weights, and eps: numbers or one a parameter."""
 
     sums: Tree
@@ -69,18 +69,18 @@ class AdamW:
 
         return {"first": first, "second": second} | how.sums, scaled
 
-    def _as_they_are(self, moment: Moment, decays: tuple[Decay, Decay]) -> Averaging:
+    def _as_they_are(self, moment: Moment, decays: tuple[Decay, Decay]) -> Weighing:
         beta1, beta2 = (moment.layout.spread(decay) if isinstance(decay, Tensor) else decay for decay in decays)
-        return Averaging({}, beta1, beta2, 1 - self.beta1**moment.step, 1 - self.beta2**moment.step, self.eps)
+        return Weighing({}, beta1, beta2, 1 - self.beta1**moment.step, 1 - self.beta2**moment.step, self.eps)
 
-    def _turned(self, moment: Moment, decays: tuple[Decay, Decay], state: Tree, knobs: Knobs) -> Averaging:
+    def _turned(self, moment: Moment, decays: tuple[Decay, Decay], state: Tree, knobs: Knobs) -> Weighing:
         beta1, beta2 = (torch.as_tensor(decay)[..., None, :] for decay in decays)
         first_sum = beta1 * state["first_sum"] + (1 - beta1)
         second_sum = beta2 * state["second_sum"] + (1 - beta2)
         # All at once: how many calls there are is what a step on small tensors costs.
         rows = torch.cat([beta1, beta2, first_sum, second_sum,
                           knobs.tensor_scaled("eps", self.eps)[..., None, :]], -2)
-        return Averaging({"first_sum": first_sum, "second_sum": second_sum}, *moment.layout.spread(rows).unbind(-2))
+        return Weighing({"first_sum": first_sum, "second_sum": second_sum}, *moment.layout.spread(rows).unbind(-2))
 
     def _decayed(self, direction: Tensor, moment: Moment) -> Tensor:
         return direction.add_(moment.params, alpha=self.weight_decay) if self.weight_decay else direction
