@@ -55,6 +55,12 @@ def test_what_a_part_began_with_counts_too(parts: list[Artifact]) -> None:
     assert found["families"]["tasks"][-1] == "pitch_mlp/1"
 
 
+def test_where_no_part_knows_its_horizon_the_mean_knows_none(parts: list[Artifact]) -> None:
+    for found in parts:
+        del found.provenance["horizon"]
+    assert "horizon" not in average(parts).provenance
+
+
 def test_its_card_tells_of_each(parts: list[Artifact]) -> None:
     text = "\n".join(_learned_on(average(parts)))
     assert "mean of the weights of 2" in text

@@ -9,6 +9,7 @@ from optsearch.adaptation.consolidation import ConsolidatedEstimator, importance
 from optsearch.adaptation.inheritance import inherit
 from optsearch.adaptation.progressive import FrozenEstimator, free_entries, grown
 from optsearch.errors import UsageError
+from optsearch.export.artifact import history
 from optsearch.meta_training.estimators import ESTIMATORS
 from optsearch.meta_training.plan import Plan
 from optsearch.optimizers.optimizer import LearnedOptimizer
@@ -81,11 +82,7 @@ def replayed(new: TaskDistribution, old: Sequence[TaskFamily], share: float) -> 
 
 def tasks_behind(provenance: Mapping[str, Any]) -> list[str]:
     """Names of all tasks that an artifact was learned on, and those it began with before it; the latest first."""
-    names: dict[str, None] = {}
-    while provenance:
-        names |= dict.fromkeys(provenance.get("tasks", []))
-        provenance = provenance.get("initial") or {}
-    return list(names)
+    return list(dict.fromkeys(name for source in history(provenance) for name in source.get("tasks", [])))
 
 
 def _consolidated(plan: Plan, strength: float, old: Sequence[TaskFamily]) -> Plan:

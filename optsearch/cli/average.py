@@ -14,7 +14,7 @@ def average(files: Annotated[list[Path], typer.Argument(help="Files made by `opt
             as_json: JsonOption = False) -> None:
     """Make one learned optimizer of several of one design: the mean of their weights.
 
-    Of one learned on many domains and one learned on few, it is often safer than the second and ends lower than the
+    Of one learned on many domains and one learned on few, it can be safer than the second and end lower than the
     first. Measure it: where weights began far apart, their mean may be worth nothing.
 
     Example: optsearch average general.safetensors speech.safetensors -o both.safetensors

@@ -42,7 +42,7 @@ def card(file: Annotated[Path, typer.Argument(help="A file made by `optsearch ex
          evaluation: Annotated[Path, typer.Argument(help="evaluation.json of `optsearch evaluate --output`.")],
          large: Annotated[Path | None, typer.Option(help="Another evaluation.json, of far larger models.")] = None,
          length: Annotated[list[Path] | None, typer.Option(
-             help="Another evaluation.json, of the same families over runs of another length; several times.")] = None,
+             help="Another evaluation.json, of some of its families, of longer or shorter runs; repeatable.")] = None,
          output: Annotated[Path | None, typer.Option("--output", "-o", help="By default beside the file, .md.")] = None,
          ) -> None:
     """Write the card of your own, from what `optsearch evaluate --suite` measured.

@@ -1,6 +1,7 @@
 """One safetensors file: design, weights, contract number and where it comes from."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from optsearch.optimizers.optimizer import CONTRACT, LearnedOptimizer
 from optsearch.trees import Tree
 
 FORMAT = "optsearch learned optimizer"
+
+
+def history(provenance: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """What a provenance says, then what it says of what it began with, and so on."""
+    while provenance:
+        yield provenance
+        provenance = provenance.get("initial")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Several learned optimizers of one design as one: the mean of their weights."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from optsearch.errors import DesignError
-from optsearch.export.artifact import Artifact
+from optsearch.export.artifact import Artifact, history
 
 Provenance = dict[str, Any]
 # Where the mean stands for each of them; of the first, how it may go on learning.
@@ -34,24 +34,18 @@ def average(artifacts: Sequence[Artifact]) -> Artifact:
 
 
 def _provenance(sources: Sequence[Provenance]) -> Provenance:
-    tasks = _all(source.get("tasks", []) for parts in sources for source in _behind(parts))
-    families = [source.get("families", {}) for parts in sources for source in _behind(parts)]
+    behind = [source for latest in sources for source in history(latest)]
+    tasks = _all(source.get("tasks", []) for source in behind)
+    families = [source.get("families", {}) for source in behind]
     found = {name: sum(source.get(name, 0) for source in sources) for name in COSTS}
     found |= {name: sources[0][name] for name in GOES_ON if name in sources[0]}
-    return found | {
+    horizons = [source["horizon"] for source in sources if "horizon" in source]
+    return found | ({"horizon": max(horizons)} if horizons else {}) | {
         "averaged": list(sources),
         "study": " and ".join(str(source.get("study", "?")) for source in sources),
-        "horizon": max(source.get("horizon", 0) for source in sources),
         "tasks": tasks,
         "held_out": [name for name in _all(source.get("held_out", []) for source in sources) if name not in tasks],
         "families": {split: _all(each.get(split, []) for each in families) for split in ("tasks", "validation")}}
-
-
-def _behind(source: Provenance | None) -> Iterator[Provenance]:
-    """What it says, and what it says of what it began with, and so on."""
-    while source:
-        yield source
-        source = source.get("initial")
 
 
 def _all(lists: Iterable[list[str]]) -> list[str]:

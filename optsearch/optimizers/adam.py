@@ -25,7 +25,7 @@ class Weighing(NamedTuple):
     beta2: Decay
     first_weight: Tensor
     second_weight: Tensor
-    eps: Decay
+    eps: Tensor | float
 
 
 @dataclass(frozen=True)

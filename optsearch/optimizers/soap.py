@@ -87,8 +87,9 @@ class SOAP(AdamW):
 
     def direction(self, moment: Moment, state: Tree, knobs: Knobs | None = None) -> tuple[Tensor, Tree]:
         layout, batch = moment.layout, moment.gradient.shape[:-1]
-        kept = self._kept(moment, state)
-        turns = [Turn(*sides) for sides in _sides(kept["bases"], self._sizes(layout))]
+        sizes = self._sizes(layout)
+        kept = self._kept(moment, state, sizes)
+        turns = [Turn(*sides) for sides in _sides(kept["bases"], sizes)]
         squared = _vector(batch, [turn.squares(part) for turn, part
                                   in zip(turns, _matrices(layout, moment.gradient), strict=True)])
         averages, scaled = self._averaged(moment, squared, state, knobs)
@@ -112,7 +113,7 @@ class SOAP(AdamW):
         left, right = (size if 1 < size <= MAX_SIZE else 0 for size in sizes)
         return left, right
 
-    def _kept(self, moment: Moment, state: Tree) -> Tree:
+    def _kept(self, moment: Moment, state: Tree, sizes: list[int]) -> Tree:
         """The next factors and bases."""
         layout, gradient = moment.layout, moment.gradient.detach()
         batch = gradient.shape[:-1]
@@ -124,7 +125,7 @@ class SOAP(AdamW):
         factors = torch.lerp(joined(products), state["factors"], self.shampoo_beta) if products else state["factors"]
         is_due = (moment.step - 1) % self.precondition_frequency == 0
         return {"factors": factors,
-                "bases": torch.ops.optsearch.iterated(factors, state["bases"], self._sizes(layout), is_due)}
+                "bases": torch.ops.optsearch.iterated(factors, state["bases"], sizes, is_due)}
 
 
 def _matrices(layout: Layout, vector: Tensor) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from optsearch import evaluation, pictures
 from optsearch.evaluation import BASELINE, LEARNED, Result, Standing
 from optsearch.evaluation.metrics import interquartile_mean
 from optsearch.export import Artifact
+from optsearch.export.artifact import history
 from optsearch.report.measuring import Asked, horizon_of, measure
 from optsearch.tables import Table
 
@@ -41,11 +42,9 @@ class Headline:
         Those of what it began with count, too.
         """
         known: set[str] = set()
-        source: dict[str, Any] | None = self.artifact.provenance
-        while source is not None:
+        for source in history(self.artifact.provenance):
             families = source.get("families", {})
             known |= {*families.get("tasks", []), *families.get("validation", [])}
-            source = source.get("initial")
         return known & {result.family for result in self.main}
 
     @property
